@@ -1,0 +1,319 @@
+"""The configuration as frozen dataclasses: the one source of the loader, the JSON Schema and the reference page.
+
+Rules of this file: values only, already parsed (durations in seconds, sizes in bytes); a docstring under each field is
+what the user reads in the reference and in the editor; a default stated here is the default everywhere.
+How text becomes these values, and which mistakes are refused, is `load.py`.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+
+KIB = 1024
+MOST = 1_000_000_000
+"""Bound of every count: far above any use, far below what would overflow anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the text in the file becomes the value: a word that `forms.py` knows, and the bounds of a number."""
+
+    word: str
+    low: float = 0
+    high: float = MOST
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key in the file, where it is not the name of the field."""
+
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """The protocol of a listener that knows this key."""
+
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class OneOrList:
+    """A list, or just its only value."""
+
+
+Name = Annotated[str, Form("name")]
+Duration = Annotated[float, Form("duration")]
+"""Seconds; 0 has a meaning of its own, told where it is used."""
+Span = Annotated[float, Form("duration", 0.001)]
+"""Seconds, never 0."""
+Count = Annotated[int, Form("whole")]
+Weight = Annotated[int, Form("whole", 0, 1_000_000)]
+ForHttp = Only("http")
+ForTcp = Only("tcp")
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """One address to listen on: `host:port`, `:port` (every address, v4 and v6) or `unix:/path`."""
+
+    host: str = ""
+    """IP address; empty: every address, IPv4 and IPv6."""
+    port: int = 0
+    path: str = ""
+    """Path of a unix socket; host and port are unused then."""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    connections: Count = 0
+    """Client connections at once; at the limit the kernel's queue holds the rest. 0: as many as descriptors allow."""
+    header: Annotated[int, Form("size", 1, 16 * KIB * KIB), ForHttp] = 64 * KIB
+    """Size of a request head; a longer one is answered 431. (http)"""
+    headers: Annotated[int, Form("whole", 1, 10_000), ForHttp] = 100
+    """Fields in a request head; more are answered 431. (http)"""
+    body: Annotated[int, Form("size", 0, 1 << 50), ForHttp] = 0
+    """Size of a request body; a longer one is answered 413. 0: no limit. (http)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTimeouts:
+    header: Annotated[Span, ForHttp] = 10.0
+    """From the first byte of a request head to its last; 408 after that. (http)"""
+    body: Annotated[Span, ForHttp] = 60.0
+    """Without a byte of the request body, or without the client taking a byte of the response. (http)"""
+    idle: Duration | None = None
+    """Between requests of a connection (http, 75s); without a byte in either direction (tcp, 1h). 0: none."""
+    tunnel: Annotated[Duration, ForHttp] = 3600.0
+    """Without a byte in either direction after an upgrade such as WebSocket. 0: none. (http)"""
+    half_closed: Annotated[Duration, ForTcp] = 3600.0
+    """For the other direction to finish after one side has closed. 0: none. (tcp)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    name: Name
+    """The key of this map."""
+    bind: Annotated[tuple[Annotated[Bind, Form("bind")], ...], OneOrList()]
+    """Where to listen: `"host:port"`, `":port"`, `"[::1]:80"`, `"unix:/run/e.sock"`, or a list of these."""
+    protocol: Literal["http", "tcp"]
+    """`http` routes requests; `tcp` relays bytes to one service."""
+    service: Annotated[Name | None, ForTcp] = None
+    """The service that gets every connection. (tcp)"""
+    trusted_proxies: Annotated[tuple[Annotated[IPv4Network | IPv6Network, Form("network")], ...], ForHttp] = ()
+    """Peers whose X-Forwarded-* are believed and extended; everybody else's are replaced. (http)"""
+    limits: ListenerLimits = field(default_factory=ListenerLimits)
+    timeouts: ListenerTimeouts = field(default_factory=ListenerTimeouts)
+
+    @property
+    def idle_or_default(self) -> float:
+        """Seconds of `timeouts.idle`, or what the protocol has without it; 0: none."""
+        if self.timeouts.idle is not None:
+            return self.timeouts.idle
+        return 75.0 if self.protocol == "http" else 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PathMatch:
+    kind: Literal["prefix", "exact", "regex"] = "prefix"
+    value: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedService:
+    name: Name
+    weight: Weight = 1
+    """Share of the requests; 0 takes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    prefix: Annotated[str, Form("prefix")] | None = None
+    """Replaces the prefix that matched."""
+    path: Annotated[str, Form("path")] | None = None
+    """The whole new path; `$1`, `$2` … are the groups of the route's regex."""
+    host: Annotated[str, Form("authority")] | None = None
+    """The Host sent to the endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    scheme: Literal["http", "https"] | None = None
+    """A part not named stays as it was; a scheme without port means its default port."""
+    host: Annotated[str, Form("host")] | None = None
+    port: Annotated[int, Form("whole", 1, 65535)] | None = None
+    path: Annotated[str, Form("path")] | None = None
+    """The whole new path; the query stays."""
+    prefix: Annotated[str, Form("prefix")] | None = None
+    """Replaces the prefix that matched."""
+    status: Literal[301, 302, 303, 307, 308] = 308
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    status: Annotated[int, Form("status")] = 200
+    body: Annotated[str, Form("text")] = ""
+    content_type: Annotated[str, Form("value")] = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderEdits:
+    set: Annotated[tuple[tuple[str, str], ...], Form("edited-field")] = ()
+    """Fields to put in place of any of the same name."""
+    add: Annotated[tuple[tuple[str, str], ...], Form("edited-field")] = ()
+    """Fields to put beside any of the same name."""
+    remove: tuple[Annotated[str, Form("edited-field")], ...] = ()
+    """Fields to drop."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTimeouts:
+    response: Duration = 60.0
+    """From the request's last byte to the response's head, and between two pieces of its body; 504 after that. 0: none."""
+    total: Duration = 0.0
+    """For the whole exchange. 0: none."""
+
+
+RetryOn = Literal["connect", "reset", "timeout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    attempts: Annotated[int, Form("whole", 1, 100)] = 3
+    """Tries in all, the first included; 1: never again."""
+    when: tuple[Annotated[RetryOn | int, Form("retry-condition")], ...] = ("connect", "reset")
+    """What is tried again: `connect`, `reset`, `timeout`, and statuses such as 502 (idempotent methods only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    name: Name
+    """In logs and metrics; default: made from host and path."""
+    host: Annotated[tuple[Annotated[str, Form("host-pattern")], ...], OneOrList()] = ()
+    """A name, a list of names, `*.example.com` (exactly one label), `**.example.com` (one or more); absent: any host."""
+    path: PathMatch = PathMatch()
+    """A prefix, matched per path element; or `{exact: /x}`, `{prefix: /x}`, `{regex: "^/v[0-9]+/"}`."""
+    methods: tuple[Annotated[str, Form("method")], ...] = ()
+    """Absent: any method."""
+    headers: Annotated[tuple[tuple[str, str], ...], Form("matched-field")] = ()
+    """Fields that must have exactly these values; names in lower case."""
+    query: Annotated[tuple[tuple[str, str], ...], Form("line")] = ()
+    """Query parameters that must have exactly these values."""
+    listeners: tuple[Name, ...] | None = None
+    """Names of http listeners; default: every one."""
+    service: Annotated[tuple[WeightedService, ...], OneOrList()] = ()
+    """A service, or a weighted list. Exactly one of service, redirect and respond."""
+    redirect: Redirect | None = None
+    respond: Respond | None = None
+    rewrite: Rewrite = Rewrite()
+    request_headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+    timeouts: RouteTimeouts = RouteTimeouts()
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAddress:
+    host: str = ""
+    """IP address."""
+    port: int = 0
+    path: str = ""
+    """Path of a unix socket; host and port are unused then."""
+    weight: Weight = 1
+    """Share of the work; 0 takes none."""
+    backup: Annotated[bool, Form("boolean")] = False
+    """Serves only when no other endpoint is ready."""
+
+    @property
+    def address(self) -> str:
+        """As in the file and in logs: `10.0.0.5:80`, `[::1]:80`, `unix:/run/app.sock`."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+BalanceKind = Literal["round-robin", "least-conn", "source-hash", "random", "least-latency", "hash"]
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    kind: BalanceKind = "round-robin"
+    source: Literal["header", "cookie", "query", "path"] | None = None
+    """What `hash` looks at."""
+    name: str = ""
+    """Name of the header, cookie or query parameter that `hash` looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eject:
+    failures: Count = 3
+    """Failures that eject an endpoint; 0: never eject."""
+    within: Span = 10.0
+    """How close together these failures are."""
+    duration: Annotated[Span, Key("for")] = 10.0
+    """`for` in the file: how long, times the number of ejections in a row, at most 5 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    per_endpoint: Count = 0
+    """Requests (http) or connections (tcp) at once on one endpoint. 0: no limit."""
+    queue: Count = 0
+    """Places to wait in when every endpoint is full."""
+    queue_timeout: Span = 5.0
+    """Longest stay in the queue; 503 after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTimeouts:
+    connect: Span | None = None
+    """For one try to connect; default: 3s (http), 250ms, 500ms, 1s and 2s for the four tries (tcp)."""
+    idle: Duration = 55.0
+    """How long an unused connection to an endpoint is kept. 0: for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    idle: Count = 64
+    """Idle connections kept for each endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    name: Name
+    """The key of this map."""
+    endpoints: tuple[EndpointAddress, ...] = ()
+    """Addresses: `"10.0.0.5:80"`, `"[::1]:80"`, `"unix:/run/app.sock"`, or `{address: …, weight: 2, backup: true}`."""
+    balance: Balance = Balance()
+    eject: Eject = Eject()
+    limits: ServiceLimits = ServiceLimits()
+    timeouts: ServiceTimeouts = ServiceTimeouts()
+    pool: PoolLimits = PoolLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    path: Annotated[str, Form("file")] = "-"
+    """A file, or `-` for standard output."""
+    format: Literal["json", "combined", "off"] = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    drain: Duration = 30.0
+    """After SIGTERM, how long open work may take to finish before it is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    listeners: dict[str, Listener]
+    routes: tuple[Route, ...] = ()
+    services: dict[str, Service] = field(default_factory=dict)
+    access_log: AccessLog = AccessLog()
+    shutdown: Shutdown = Shutdown()

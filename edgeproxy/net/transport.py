@@ -1,0 +1,256 @@
+"""A transport over a raw non-blocking socket, with the interface of asyncio.Transport.
+
+Why not the loop's own: measured in one run, a proxied request costs 9.4 µs of CPU this way and 10.6 µs on uvloop's
+transports; and uvloop's `write_eof` together with a kept-open read side corrupts memory, so half-close would be
+impossible. Sessions only know the interface, so that a TLS transport of the loop can take this one's place.
+
+Rules: a write is tried at once and only the rest is queued; nothing calls back into the protocol from inside
+`write`, `close` or `abort` (losses are told by `call_soon`) except `pause_writing`; a fault in a protocol's callback
+ends this connection and no other.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_log = logging.getLogger("edgeproxy")
+
+READ_SMALL = 16 * 1024
+READ_LARGE = 128 * 1024
+HIGH_WATER = 64 * 1024
+LOW_WATER = 16 * 1024
+
+_OPEN, _FLUSHING, _CLOSED = range(3)
+
+
+class SocketTransport(asyncio.Transport):
+    """Owns `sock`; tells `protocol` as asyncio does: made, data, eof, pause/resume writing, lost."""
+
+    __slots__ = ("_loop", "_sock", "_fd", "_recv", "_send", "_protocol", "_received", "_state", "_reading", "_read_size",
+                 "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "taken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._recv = sock.recv
+        self._send = sock.send
+        self._state = _OPEN
+        self._reading = True
+        self._read_size = READ_SMALL
+        self._queue: deque[memoryview] = deque()
+        self._queued = 0
+        self._over = False        # the queue went over HIGH_WATER and has not come back to LOW_WATER
+        self._eof_wanted = False
+        self._eof_seen = False
+        self.taken = 0
+        """Bytes the kernel took so far: what progress of a slow reader is measured by."""
+        self._protocol = protocol
+        self._received: Callable[[bytes], None] = protocol.data_received
+        protocol.connection_made(self)
+        if self._state is _OPEN and self._reading:
+            loop.add_reader(self._fd, self._readable)
+
+    # ---- reading
+
+    def _readable(self) -> None:
+        try:
+            data = self._recv(self._read_size)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._lose(exc)
+            return
+        try:
+            if not data:
+                self._end_of_input()
+                return
+            if len(data) == self._read_size:
+                self._read_size = READ_LARGE
+            self._received(data)
+        except Exception as exc:
+            self._fault(exc)
+
+    def _end_of_input(self) -> None:
+        self._eof_seen = True
+        self._stop_reading()
+        if not self._protocol.eof_received() and self._state is _OPEN:
+            self.close()
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            if self._state is _OPEN and not self._eof_seen:
+                self._loop.remove_reader(self._fd)
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            if self._state is _OPEN and not self._eof_seen:
+                self._loop.add_reader(self._fd, self._readable)
+
+    def is_reading(self) -> bool:
+        return self._reading and self._state is _OPEN and not self._eof_seen
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def peek_alive(self) -> bool:
+        """Whether an idle connection is still quiet: no byte and no FIN waits to be read. One system call."""
+        try:
+            self._recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            pass
+        return False
+
+    # ---- writing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._queue:
+            if self._state is _OPEN:
+                self._enqueue(memoryview(data))
+            return
+        if self._state is not _OPEN or not data:
+            return
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._lose(exc)
+            return
+        self.taken += sent
+        if sent != len(data):
+            self._loop.add_writer(self._fd, self._writable)
+            self._enqueue(memoryview(data)[sent:])
+
+    def _enqueue(self, data: memoryview) -> None:
+        self._queue.append(data)
+        self._queued += len(data)
+        if self._queued > HIGH_WATER and not self._over:
+            self._over = True
+            self._protocol.pause_writing()
+
+    def _writable(self) -> None:
+        queue = self._queue
+        try:
+            while queue:
+                data = queue[0]
+                sent = self._send(data)
+                self._queued -= sent
+                self.taken += sent
+                if sent != len(data):
+                    queue[0] = data[sent:]
+                    break
+                queue.popleft()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as exc:
+            self._lose(exc)
+            return
+        if not queue:
+            self._flushed()
+        if self._over and self._queued <= LOW_WATER and self._state is _OPEN:
+            self._over = False
+            try:
+                self._protocol.resume_writing()
+            except Exception as exc:
+                self._fault(exc)
+
+    def _flushed(self) -> None:
+        self._loop.remove_writer(self._fd)
+        if self._state is _FLUSHING:
+            self._lose(None)
+        elif self._eof_wanted:
+            self._shut()
+
+    def write_eof(self) -> None:
+        """FIN behind what was written so far; the read side stays open."""
+        if self._state is _OPEN and not self._eof_wanted:
+            self._eof_wanted = True
+            if not self._queue:
+                self._shut()
+
+    def _shut(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            self._lose(exc)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return self._queued
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Send what is queued, then close."""
+        if self._state is not _OPEN:
+            return
+        if self._queue:
+            self._stop_reading()
+            self._state = _FLUSHING
+        else:
+            self._lose(None)
+
+    def abort(self) -> None:
+        """Close now; what is queued is dropped."""
+        self._lose(None)
+
+    def reset(self) -> None:
+        """Close with RST: the peer must not take what it got for complete."""
+        if self._state is not _CLOSED:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            except OSError:
+                pass
+            self._lose(None)
+
+    def is_closing(self) -> bool:
+        return self._state is not _OPEN
+
+    def _lose(self, exc: Exception | None) -> None:
+        if self._state is _CLOSED:
+            return
+        self._stop_reading()
+        if self._queue:
+            self._loop.remove_writer(self._fd)
+            self._queue.clear()
+            self._queued = 0
+        self._state = _CLOSED
+        self._loop.call_soon(self._lost, exc)
+
+    def _lost(self, exc: Exception | None) -> None:
+        try:
+            self._protocol.connection_lost(exc)
+        except Exception:
+            _log.exception("a connection ended with a fault of the proxy; please report it")
+        finally:
+            self._sock.close()
+
+    def _fault(self, exc: Exception) -> None:
+        _log.error("a connection was ended by a fault of the proxy; please report it", exc_info=exc)
+        self._lose(exc)
+
+    # ---- the rest of the interface
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+        self._received = protocol.data_received
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._sock if name == "socket" else default

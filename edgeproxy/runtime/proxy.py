@@ -1,0 +1,202 @@
+"""The running program: start, reload, drain, stop.
+
+A reload is: load, compile, bind what is new (everything that can fail), then swap the snapshot and retire what is no
+longer named. A reload that fails leaves everything as it was and says why.
+"""
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from edgeproxy.config.delta import delta
+from edgeproxy.config.load import ConfigError
+from edgeproxy.config.model import Config
+from edgeproxy.net.sockets import BindError
+from edgeproxy.runtime.accesslog import AccessLog
+from edgeproxy.runtime.listener import Listener
+from edgeproxy.runtime.registry import Registry
+from edgeproxy.snapshot import Live, Snapshot, compile_rules
+
+_log = logging.getLogger("edgeproxy")
+
+STOP_GRACE = 1.0  # after SIGINT: what is being answered may finish
+
+EXIT_OK, EXIT_FAILURE, EXIT_CUT = 0, 1, 3
+
+
+class Proxy:
+    def __init__(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Config],
+                 announce: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._load = load
+        self._announce = announce
+        self._registry = Registry(loop)
+        self._listeners: dict[str, Listener] = {}
+        self._leaving: set[Listener] = set()
+        self._access_log: AccessLog
+        self._live: Live
+        self._stopped: asyncio.Future[int] = loop.create_future()
+        self._reloading = False
+        self._reload_again = False
+        self._ending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- start
+
+    def start(self, config: Config) -> None:
+        """Raises BindError."""
+        routers, edits = compile_rules(config)
+        self._registry.sockets.update(self._registry.bind(config))
+        self._access_log = AccessLog(config.access_log, self._loop)
+        services = self._registry.apply_services(config)
+        self._live = Live(Snapshot(config, routers, services, edits))
+        self._follow(config)
+        for listener in self._listeners.values():
+            for line in listener.describe():
+                self._announce(line)
+
+    def _follow(self, config: Config) -> None:
+        """Bring the listeners to `config`; its sockets are in the registry."""
+        for name, listener in list(self._listeners.items()):
+            wanted = config.listeners.get(name)
+            if wanted is None or wanted.protocol != listener.config.protocol:
+                self._retire(self._listeners.pop(name))
+        for name, wanted in config.listeners.items():
+            sockets = {bind: self._registry.sockets[bind] for bind in wanted.bind}
+            listener = self._listeners.get(name)
+            if listener is None:
+                listener = self._listeners[name] = Listener(self._loop, wanted, self._live, self._access_log)
+            listener.follow(wanted, sockets)
+        self._registry.close_unused(config)
+
+    def _retire(self, listener: Listener) -> None:
+        self._leaving.add(listener)
+        listener.retire(lambda: self._leaving.discard(listener))
+
+    # ---- reload
+
+    def reload(self) -> None:
+        """SIGHUP. One at a time; one that is asked for meanwhile follows."""
+        if self._reloading:
+            self._reload_again = True
+        elif self._ending is None:
+            self._reloading = True
+            self._spawn(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            # In a thread, so that parsing ten thousand routes does not hold up a request.
+            config = await asyncio.to_thread(self._load)
+            rules = await asyncio.to_thread(compile_rules, config)
+            self._commit(config, *rules)
+        except (ConfigError, BindError) as error:
+            _log.error("reload refused, the running configuration stays:\n%s", error)
+        except Exception:
+            _log.exception("reload failed, the running configuration stays; please report it")
+        finally:
+            self._reloading = False
+            if self._reload_again:
+                self._reload_again = False
+                self.reload()
+
+    def _commit(self, config: Config, routers: dict[str, Any], edits: dict[str, Any]) -> None:
+        if self._ending is not None:
+            return
+        old = self._live.snapshot.config
+        self._registry.sockets.update(self._registry.bind(config))
+        services = self._registry.apply_services(config)
+        self._live.snapshot = Snapshot(config, routers, services, edits)
+        if config.access_log != old.access_log:
+            self._access_log.configure(config.access_log)
+        self._follow(config)
+        _log.info("configuration reloaded: %s", delta(old, config))
+
+    # ---- end
+
+    def drain(self) -> None:
+        """SIGTERM: no new connections, what is under way may finish for `shutdown.drain` seconds."""
+        self._end(self._live.snapshot.config.shutdown.drain, "SIGTERM")
+
+    def stop(self) -> None:
+        """SIGINT: as `drain`, but short; a second one ends at once."""
+        if self._ending is not None:
+            self._cut(EXIT_OK)
+        else:
+            self._end(STOP_GRACE, "SIGINT")
+
+    def _end(self, grace: float, why: str) -> None:
+        if self._ending is None:
+            self._live.draining = True
+            self._ending = self._loop.create_task(self._drain(grace, why))
+
+    async def _drain(self, grace: float, why: str) -> None:
+        for listener in list(self._listeners.values()):
+            self._retire(listener)
+        self._listeners.clear()
+        self._registry.close()
+        open_work = sum(listener.count for listener in self._leaving)
+        if open_work:
+            _log.info("%s: %d connections may finish for %g s", why, open_work, grace)
+        deadline = self._loop.time() + grace
+        while self._leaving and (left := deadline - self._loop.time()) > 0:
+            await asyncio.wait([asyncio.ensure_future(listener.gone()) for listener in self._leaving], timeout=left)
+        self._cut(EXIT_CUT if self._leaving and why == "SIGTERM" else EXIT_OK)
+
+    def _cut(self, status: int) -> None:
+        cut = sum(listener.count for listener in self._leaving)
+        if cut:
+            _log.warning("%d connections were cut", cut)
+        for listener in list(self._leaving):
+            listener.cut()
+        if not self._stopped.done():
+            self._stopped.set_result(status)
+
+    # ---- running
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _signals(self) -> None:
+        for number, action in ((signal.SIGHUP, self.reload), (signal.SIGTERM, self.drain), (signal.SIGINT, self.stop),
+                               (signal.SIGUSR1, lambda: self._access_log.reopen())):
+            self._loop.add_signal_handler(number, action)
+
+    async def serve(self, config: Config) -> int:
+        """Run until stopped; the exit status. Raises BindError."""
+        self.start(config)
+        self._signals()
+        gc.collect()
+        gc.freeze()  # what the start built is never garbage: do not look at it again
+        status = await self._stopped
+        await asyncio.sleep(0)  # the callbacks of what was cut
+        self._access_log.close()
+        return status
+
+
+def run(load: Callable[[], Config], announce: Callable[[str], None]) -> int:
+    """Load, start and serve until a signal; the exit status. Raises ConfigError; a bind that fails is told in a line."""
+    config = load()
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if os.environ.get("EDGEPROXY_LOOP", "uvloop") == "uvloop":
+        with suppress(ImportError):
+            import uvloop
+
+            factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        async def main() -> int:
+            return await Proxy(asyncio.get_running_loop(), load, announce).serve(config)
+
+        try:
+            return runner.run(main())
+        except BindError as error:
+            print(f"edgeproxy: {error}", file=sys.stderr)
+            return EXIT_FAILURE

@@ -1,0 +1,504 @@
+"""One request and its response, between any client version and any channel.
+
+Two half-machines. The client half is told by the session what the client does; the upstream half goes from NONE over
+ACQUIRING (a queue place, a dial) and AWAITING (the response's head) to BODY and ENDED. `finish` is called exactly once.
+
+    stimulus                   stage                  action
+    acquire or send fails      <= AWAITING            try again on another endpoint if policy allows, else answer
+    client gone                any                    give the place, the dial or the channel up; no evidence against
+                                                      the endpoint
+    upstream fails             BODY                   cut the client: a cut body must never look complete
+    response ends              request still coming   an early answer: it is whole; the session drains the request
+    one side is full           BODY                   pause the opposite source only
+    both done                                         the channel goes back to its pool if it can carry another
+    101                        AWAITING               the session becomes a tunnel, what both sides sent before first
+
+On the warm path (route known, endpoint with an idle channel) this makes no task, no timer and no exception.
+"""
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from enum import IntEnum
+from itertools import count
+from math import inf
+from random import Random
+from secrets import token_hex
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
+from edgeproxy.codec.h1 import CHUNKED, encode_chunk, encode_last_chunk
+from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError, RetryClass, status_for
+from edgeproxy.net.transport import SocketTransport
+from edgeproxy.policy.latency import observe
+from edgeproxy.policy.retry import decide
+from edgeproxy.session.hashing import exchange_key
+from edgeproxy.session.reply import Reply, error_reply, options_reply, redirect_reply, route_reply
+from edgeproxy.snapshot import Snapshot
+from edgeproxy.upstream.channel import Channel
+from edgeproxy.upstream.connector import Dial
+from edgeproxy.upstream.pool import Member
+from edgeproxy.upstream.service import Service, Waiter
+
+if TYPE_CHECKING:
+    from edgeproxy.router import Route
+
+HELD_LIMIT = 64 * 1024  # of a request's body, kept for another try
+CONNECT_TIMEOUT = 3.0
+EVIDENCE = frozenset({502, 503, 504})  # statuses that count against an endpoint (balancing.md, passive health)
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110 §9.2.2
+
+_rng = Random()
+_id_prefix = token_hex(8)
+_id_numbers = count(1)
+
+
+class Client(Protocol):
+    """The side that asked: a session of any HTTP version."""
+
+    loop: asyncio.AbstractEventLoop
+    forward: Forward
+    port: int
+    log: Callable[[Exchange], None]
+
+    def respond(self, head: ResponseHead, payload: bytes, done: bool, edits: Edits | None, trailers: bytes) -> None: ...
+    def respond_data(self, payload: bytes, done: bool, trailers: bytes) -> None: ...
+    def respond_interim(self, head: ResponseHead) -> None: ...
+    def respond_local(self, reply: Reply) -> None: ...
+    def respond_cut(self) -> None: ...
+    def pause_request(self) -> None: ...
+    def resume_request(self) -> None: ...
+    def upgrade(self, head: ResponseHead, edits: Edits | None, upstream: SocketTransport, rest: bytes,
+                ended: Callable[[Outcome, int, int], None]) -> None: ...
+    def finished(self) -> None: ...
+
+
+class Stage(IntEnum):
+    NONE = 0
+    ACQUIRING = 1
+    AWAITING = 2
+    BODY = 3
+    TUNNEL = 4
+    ENDED = 5
+
+
+_NONE, _ACQUIRING, _AWAITING, _BODY, _TUNNEL, _ENDED = Stage
+_PHASES = {_NONE: Phase.ROUTE, _ACQUIRING: Phase.CONNECT, _AWAITING: Phase.WAIT, _BODY: Phase.BODY,
+           _TUNNEL: Phase.TUNNEL, _ENDED: Phase.DONE}
+
+
+class Exchange:
+    __slots__ = ("client", "head", "started", "ended", "status", "bytes_in", "bytes_out", "queue_s", "connect_s",
+                 "first_byte_s", "listener", "route", "service", "endpoint", "attempts", "reused", "outcome",
+                 "request_id", "session",
+                 "_snapshot", "_route", "_service", "_member", "_channel", "_dial", "_waiter", "_timer", "_tried",
+                 "_tries", "_stage", "_body", "_replayable", "_request_done", "_trailers", "_target", "_since", "continued")
+
+    def __init__(self, session: Client, listener: str, head: RequestHead | None, started: float, client: str) -> None:
+        self.session = session
+        self.listener = listener
+        self.head = head
+        self.started = started
+        self.client = client
+        self.ended = 0.0
+        self.status = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.queue_s = -1.0
+        self.connect_s = -1.0
+        self.first_byte_s = -1.0
+        self.route = ""
+        self.service = ""
+        self.endpoint = ""
+        self.attempts: list[tuple[str, str]] = []
+        self.reused = False
+        self.outcome = OK
+        self.request_id = ""
+        self._route: Route | None = None
+        self._service: Service | None = None
+        self._member: Member | None = None
+        self._channel: Channel | None = None
+        self._dial: Dial | None = None
+        self._waiter: Waiter | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tried: list[Member] = []
+        self._tries = 0
+        self._stage = _NONE
+        self._body: bytes | bytearray = b""
+        self._replayable = True
+        self._request_done = True
+        self._trailers = b""
+        self._target: bytes | None = None
+        self._since = started
+        self.continued = False
+        """The client was told to go on with its body (100)."""
+
+    @property
+    def traceparent(self) -> str:
+        value = self.head.get(b"traceparent") if self.head is not None else None
+        return value.decode("latin-1") if value else ""
+
+    # ---- the request
+
+    def start(self, snapshot: Snapshot, payload: bytes, request_done: bool, trailers: bytes, request_id: str) -> None:
+        """Route the request and bring it under way. `payload` is what came of the body with the head."""
+        head = self.head
+        assert head is not None
+        self._snapshot = snapshot
+        self.request_id = request_id or f"{_id_prefix}{next(_id_numbers):016x}"
+        self._request_done = request_done
+        if payload:
+            self._body = payload
+            self.bytes_in = len(payload)
+        self._trailers = trailers
+        if head.method == "OPTIONS" and head.target == "*":
+            self._answer(options_reply(), OK)
+            return
+        route = snapshot.routers[self.listener].find(head.host, head.path, head.method, head)
+        if route is None:
+            self._answer_error(ProxyError(Kind.NO_ROUTE, "no route for this host and path"))
+            return
+        self._route = route
+        self.route = route.name
+        if route.total_timeout:
+            self._timer = self.session.loop.call_later(route.total_timeout, self._total_expired)
+        name = route.service
+        if name is None:
+            if route.split is None:
+                self._answer_local(route, head)
+                return
+            name = route.split.choose(_rng)
+            if name is None:
+                self._answer_error(ProxyError(Kind.NO_WEIGHT, "every service of the route has weight 0"))
+                return
+        if route.rewrites:
+            try:
+                self._target = route.target_for(head.path, head.query, head.target)
+            except ProxyError as error:
+                self._answer_error(error)
+                return
+        self.service = name
+        service = self._service = snapshot.services[name]
+        service.budget.request(self.started)
+        self._acquire(service)
+
+    def _answer_local(self, route: Route, head: RequestHead) -> None:
+        if route.redirect is not None:
+            reply = redirect_reply(route, head, "http", self.session.port)
+        else:
+            reply = route_reply(route)
+        self._answer(reply, OK)
+
+    def request_data(self, payload: bytes, done: bool, trailers: bytes) -> None:
+        """More of the request's body."""
+        self.bytes_in += len(payload)
+        if done:
+            self._request_done = True
+            self._trailers = trailers
+        channel = self._channel
+        if self._replayable or channel is None:
+            self._hold(payload)
+        if channel is None:
+            if len(self._body) >= HELD_LIMIT and not done:
+                self.session.pause_request()
+            return
+        if payload:
+            channel.send_body(payload)
+        if done:
+            channel.send_end(trailers)
+
+    def _hold(self, payload: bytes) -> None:
+        """Keep the body for another try, up to the limit; before the first try all of it is kept."""
+        if len(self._body) + len(payload) > HELD_LIMIT and self._channel is not None:
+            self._replayable = False
+            self._body = b""
+            return
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
+        self._body += payload
+
+    # ---- an endpoint and a channel
+
+    def _acquire(self, service: Service) -> None:
+        self._stage = _ACQUIRING
+        key = exchange_key(self, service) if service.keyed else 0
+        member = service.pick(key, self._tried)
+        if member is not None:
+            self._use(service, member, False)
+            return
+        error = service.unavailable()
+        if error.kind is Kind.QUEUE_FULL:
+            self._since = monotonic()
+            self._waiter = service.wait(key, self._tried, self._placed)
+            if self._waiter is not None:
+                return
+        self._answer_error(error)
+
+    def _placed(self, place: Member | ProxyError) -> None:
+        """The queue has an endpoint for this exchange, or the wait was in vain."""
+        self._waiter = None
+        self.queue_s = monotonic() - self._since
+        if isinstance(place, ProxyError):
+            self._answer_error(place, Phase.QUEUE)
+        else:
+            assert self._service is not None
+            self._use(self._service, place, False)
+
+    def _use(self, service: Service, member: Member, fresh: bool) -> None:
+        """Take a place at `member` and a channel to it: an idle one unless `fresh`."""
+        self._member = member
+        self.endpoint = member.address
+        self._tries += 1
+        service.enter(member)
+        channel = None if fresh else member.pool.take()
+        if channel is not None and self.head.method not in IDEMPOTENT:  # type: ignore[union-attr]
+            # Such a request cannot be sent twice, so look once more that the endpoint has not just hung up.
+            while channel is not None and not channel.transport.peek_alive():
+                channel.close()
+                channel = member.pool.take()
+        if channel is not None:
+            self.reused = True
+            self._send(channel)
+            return
+        self.reused = False
+        self._since = monotonic()
+        timeout = service.config.timeouts.connect
+        self._dial = Dial(self.session.loop, member.endpoint, CONNECT_TIMEOUT if timeout is None else timeout,
+                          self._dialed)
+
+    def _dialed(self, sock: socket.socket | None, kind: Kind | None) -> None:
+        self._dial = None
+        self.connect_s = monotonic() - self._since
+        if sock is None:
+            self._upstream_failed(ProxyError(kind or Kind.CONNECT_FAILED, "could not connect to the endpoint"))
+            return
+        assert self._member is not None
+        self._send(Channel(self.session.loop, sock, self._member))
+
+    def _send(self, channel: Channel) -> None:
+        head, route = self.head, self._route
+        assert head is not None and route is not None
+        edits = None if route.request_edits is None else self._snapshot.edits[route.name][0]
+        data = head.outbound(self.session.forward, self.request_id.encode(), self._target, route.rewrite_host, edits)
+        chunked = head.length == CHUNKED
+        if self._body:
+            data += encode_chunk(bytes(self._body)) if chunked else self._body
+        if chunked and self._request_done:
+            data += encode_last_chunk(self._trailers)
+        self._channel = channel
+        self._stage = _AWAITING
+        self._since = monotonic()
+        channel.send(self, data, head_request=head.method == "HEAD", upgrade=head.upgrade is not None,
+                     chunked=chunked, timeout=route.response_timeout or inf)
+        if not self._request_done:
+            if len(self._body) > HELD_LIMIT:
+                self._replayable = False
+                self._body = b""
+            self.session.resume_request()
+
+    # ---- the response (called by the channel)
+
+    def interim(self, head: ResponseHead) -> None:
+        if head.status == 100:
+            self.continued = True
+        if self.head.minor:  # type: ignore[union-attr]  # RFC 9110 §15.2: never to a 1.0 client
+            self.session.respond_interim(head)
+
+    def response(self, head: ResponseHead, payload: bytes, done: bool) -> None:
+        now = monotonic()
+        self.first_byte_s = now - self._since
+        status = head.status
+        service, member = self._service, self._member
+        assert service is not None and member is not None
+        if status in EVIDENCE:
+            service.failed(member, Kind.STATUS)
+            if self._retried(ProxyError(Kind.STATUS, f"status {status}"), status):
+                return
+        else:
+            service.succeeded(member)
+        if service.least_latency:
+            observe(member, self.first_byte_s, now)
+        self.status = status
+        self._stage = _BODY
+        self._body = b""
+        self.bytes_out = len(payload)
+        route = self._route
+        edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]  # type: ignore[union-attr]
+        channel = self._channel
+        self.session.respond(head, payload, done, edits, channel.decoder.trailers if done else b"")  # type: ignore[union-attr]
+        if done:
+            self._complete(now)
+
+    def response_data(self, payload: bytes, done: bool) -> None:
+        self.bytes_out += len(payload)
+        channel = self._channel
+        assert channel is not None
+        self.session.respond_data(payload, done, channel.decoder.trailers if done else b"")
+        if done:
+            self._complete(monotonic())
+
+    def _complete(self, now: float) -> None:
+        channel = self._channel
+        if channel is None:  # writing the last of it ended the client, and with it this exchange
+            return
+        self._channel = None
+        self._leave()
+        channel.release(now, self._request_done and (self.continued or not self.head.expect))  # type: ignore[union-attr]
+        self._finish(OK, now)
+
+    def upgraded(self, head: ResponseHead, rest: bytes) -> None:
+        self.status = 101
+        self.first_byte_s = monotonic() - self._since
+        self._stage = _TUNNEL
+        channel, self._channel = self._channel, None
+        assert channel is not None and self._route is not None
+        edits = None if self._route.response_edits is None else self._snapshot.edits[self._route.name][1]
+        if self._timer is not None:
+            self._timer.cancel()
+        self.session.upgrade(head, edits, channel.transport, rest, self._tunnel_ended)
+
+    def _tunnel_ended(self, outcome: Outcome, bytes_in: int, bytes_out: int) -> None:
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self._leave()
+        self._finish(outcome, monotonic())
+
+    # ---- flow
+
+    def channel_full(self) -> None:
+        """The endpoint takes no more of the request."""
+        self.session.pause_request()
+
+    def channel_ready(self) -> None:
+        if not self._request_done:
+            self.session.resume_request()
+
+    def client_full(self) -> None:
+        """The client takes no more of the response."""
+        if self._channel is not None and self._stage == _BODY:
+            self._channel.pause()
+
+    def client_ready(self) -> None:
+        if self._channel is not None and self._stage == _BODY:
+            self._channel.resume()
+
+    # ---- failure
+
+    def channel_failed(self, error: ProxyError) -> None:
+        self._channel = None
+        self._upstream_failed(error)
+
+    def _upstream_failed(self, error: ProxyError) -> None:
+        """The try is over; its channel is gone."""
+        service, member = self._service, self._member
+        assert service is not None and member is not None
+        if error.kind is not Kind.STALE:  # an idle connection that was closed says nothing about the endpoint
+            service.failed(member, error.kind)
+        if self._stage == _BODY:
+            self._leave()
+            self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
+        elif not self._retried(error, 0):
+            self._leave()
+            self._answer_error(error)
+
+    def _retried(self, error: ProxyError, status: int) -> bool:
+        """Start another try if the policy allows one; the present one is given up then."""
+        head, route, service, member = self.head, self._route, self._service, self._member
+        assert head is not None and route is not None and service is not None and member is not None
+        if not decide(route.retry, error, status=status, method=head.method, tries=self._tries,
+                      replayable=self._replayable, written=error.retry is not RetryClass.CONNECT,
+                      idempotency_key=head.get(b"idempotency-key") is not None):
+            return False
+        stale = error.kind is Kind.STALE
+        if not stale and not service.budget.allow(monotonic()):
+            return False
+        again = member if stale else service.pick(exchange_key(self, service) if service.keyed else 0,
+                                                  [*self._tried, member])
+        if again is None:
+            return False
+        self.attempts.append((member.address, error.kind.word if not status else str(status)))
+        if not stale:
+            self._tried.append(member)
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.release(monotonic(), self._request_done)
+        self._leave()
+        self._stage = _ACQUIRING
+        self._use(service, again, fresh=stale)
+        return True
+
+    def client_gone(self) -> None:
+        """The client left: nothing it started goes on."""
+        if self._stage == _ENDED:
+            return
+        self._give_up()
+        self.status = self.status or Kind.CLIENT_GONE.status
+        self._finish(Outcome(Kind.CLIENT_GONE.word, _PHASES[self._stage]), monotonic(), told=False)
+
+    def request_failed(self, error: ProxyError) -> None:
+        """The client broke the protocol or a limit within its body, or was too slow."""
+        if self._stage == _ENDED:
+            return
+        begun = self._stage == _BODY
+        self._give_up()
+        if begun:
+            self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
+        else:
+            self._answer_error(error, Phase.SEND)
+
+    def _give_up(self) -> None:
+        """Let go of the queue place, the dial or the channel."""
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._waiter = None
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.reset()
+        self._leave()
+
+    def _total_expired(self) -> None:
+        self._timer = None
+        if self._stage != _ENDED:
+            self.request_failed(ProxyError(Kind.TOTAL_TIMEOUT, "the exchange took longer than the route allows"))
+
+    def _leave(self) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            self._service.leave(member)  # type: ignore[union-attr]
+
+    # ---- the end
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answer a request that was never routed: its head broke the rules."""
+        self.request_id = self.request_id or f"{_id_prefix}{next(_id_numbers):016x}"
+        self._answer_error(error, Phase.HEAD)
+
+    def _answer_error(self, error: ProxyError, phase: Phase | None = None) -> None:
+        reply = error_reply(error, status_for(error), self.head, self.request_id)
+        self._answer(reply, Outcome(error.kind.word, phase or _PHASES[self._stage]))
+
+    def _answer(self, reply: Reply, outcome: Outcome) -> None:
+        self.status = reply.status
+        self.bytes_out = len(reply.body)
+        self.session.respond_local(reply)
+        self._finish(outcome, monotonic())
+
+    def _finish(self, outcome: Outcome, now: float, cut: bool = False, told: bool = True) -> None:
+        assert self._stage != _ENDED
+        self._stage = _ENDED
+        self.outcome = outcome
+        self.ended = now
+        if self._timer is not None:
+            self._timer.cancel()
+        self._body = b""
+        session = self.session
+        session.log(self)
+        if cut:
+            session.respond_cut()
+        elif told:
+            session.finished()

@@ -1,0 +1,452 @@
+"""One client connection of an http listener, HTTP/1: its requests one after the other, each as an `Exchange`.
+
+    state    stimulus                     then
+    IDLE     a head, whole                ACTIVE
+    IDLE     a head that breaks a rule    answered, LINGER
+    IDLE     EOF, idle or header timeout  closed (408 if part of a head had come)
+    ACTIVE   bytes of the body            to the exchange
+    ACTIVE   bytes behind the request     kept once, then reading stops until the exchange is over (pipelining)
+    ACTIVE   EOF                          the client is taken for gone, as nginx and HAProxy do: the exchange ends
+    ACTIVE   exchange finished            IDLE; DRAIN if the request is still coming; LINGER or closed if it was the last
+    DRAIN    the rest of the request      dropped up to a limit, then IDLE; over the limit LINGER
+    LINGER   anything                     dropped until EOF or a deadline: closing with unread bytes would send a RST,
+                                          and that can destroy the answer on its way (RFC 9112 §9.6)
+    TUNNEL                                the relay has both transports
+"""
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from enum import IntEnum
+from ipaddress import ip_address
+from time import monotonic
+
+from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
+from edgeproxy.codec.h1 import RequestDecoder, encode_chunk, encode_last_chunk
+from edgeproxy.config import model
+from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
+from edgeproxy.net.deadline import Deadline
+from edgeproxy.net.transport import SocketTransport
+from edgeproxy.session.exchange import Exchange
+from edgeproxy.session.pace import Pace
+from edgeproxy.session.relay import Tunnel
+from edgeproxy.session.reply import Reply, date_field, reason_for
+from edgeproxy.snapshot import Live
+
+DRAIN_LIMIT = 256 * 1024
+LINGER_TIME = 2.0
+
+
+class HttpListener:
+    """What the connections of one http listener share. A reload changes `config` in place."""
+
+    __slots__ = ("name", "config", "live", "log", "loop", "sessions", "draining", "port")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Listener, live: Live,
+                 log: Callable[[Exchange], None], port: int) -> None:
+        self.name = config.name
+        self.config = config
+        self.live = live
+        self.log = log
+        self.loop = loop
+        self.port = port
+        self.sessions: set[Http1Session] = set()
+        self.draining = False
+
+    def connected(self, sock: socket.socket, peer: str) -> None:
+        """Serve a connection that was just accepted; `peer` is the client's address."""
+        Http1Session(self, sock, peer)
+
+    def trusts(self, peer: str) -> bool:
+        networks = self.config.trusted_proxies
+        if not networks:
+            return False
+        try:
+            address = ip_address(peer)
+        except ValueError:  # a unix socket's peer has no address
+            return False
+        return any(address in network for network in networks)
+
+
+class State(IntEnum):
+    IDLE = 0
+    ACTIVE = 1
+    DRAIN = 2
+    LINGER = 3
+    TUNNEL = 4
+    CLOSED = 5
+
+
+_IDLE, _ACTIVE, _DRAIN, _LINGER, _TUNNEL, _CLOSED = State
+
+
+class Http1Session(asyncio.Protocol):
+    __slots__ = ("listener", "loop", "transport", "peer", "forward", "log", "port", "decoder", "deadline", "state",
+                 "closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare", "_full",
+                 "_running", "_dropped", "_pace", "_begun")
+
+    def __init__(self, listener: HttpListener, sock: socket.socket, peer: str) -> None:
+        config = listener.config
+        self.listener = listener
+        self.loop = listener.loop
+        self.log = listener.log
+        self.port = listener.port
+        self.peer = peer
+        self._trusted = listener.trusts(peer)
+        self.forward = Forward(peer.encode(), b"http", b"%d" % listener.port, self._trusted)
+        self.decoder = RequestDecoder(config.limits.header, config.limits.headers)
+        self.deadline = Deadline(listener.loop, self._expired)
+        self.state = _IDLE
+        self.closed: Callable[[], None] | None = None
+        """Called once when the connection is gone."""
+        self._exchange: Exchange | None = None
+        self._tunnel: Tunnel | None = None
+        self._minor = 1
+        self._last = False      # the connection ends with this response
+        self._chunked = False   # the response's body goes out in chunks
+        self._bare = False      # a response's head has gone out and its body runs until we close
+        self._full = False      # the client takes no more for now
+        self._running = False   # the loop over pipelined requests is on the stack
+        self._dropped = 0
+        self._pace: Pace | None = None
+        self._begun = False     # part of the present request's head is here
+        listener.sessions.add(self)
+        self.transport = SocketTransport(listener.loop, sock, self)
+        self.deadline.set(monotonic() + config.idle_or_default)
+
+    # ---- requests
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state == _IDLE:
+            self._requests(data)
+        elif state == _ACTIVE:
+            self._more(data)
+        elif state == _DRAIN:
+            self._drop_body(data)
+        elif state == _LINGER:
+            self._dropped += len(data)
+            if self._dropped > DRAIN_LIMIT:
+                self.transport.abort()
+
+    def _requests(self, data: bytes) -> None:
+        """Serve the requests at hand: a loop, so that a thousand pipelined ones do not go a thousand frames deep."""
+        self._running = True
+        try:
+            while True:
+                try:
+                    got = self.decoder.head(data)
+                except ProxyError as error:
+                    self._refuse(error)
+                    return
+                if got is None:
+                    if not self._begun:  # a head has its time in all, from its first byte on
+                        self._begun = True
+                        self.deadline.set(monotonic() + self.listener.config.timeouts.header)
+                    return
+                self._begin(*got)
+                if self.state != _IDLE or self._full or not (data := self.decoder.next()):
+                    return
+        finally:
+            self._running = False
+
+    def _begin(self, head: RequestHead, payload: bytes) -> None:
+        listener = self.listener
+        live = listener.live
+        decoder = self.decoder
+        self.state = _ACTIVE
+        self._begun = False
+        self._minor = head.minor
+        self._last = not head.keep_alive or listener.draining or live.draining
+        self._chunked = self._bare = False
+        now = monotonic()
+        client, request_id = (self.peer, "") if not self._trusted else self._told(head)
+        exchange = self._exchange = Exchange(self, listener.name, head, now, client)
+        done = decoder.done
+        if not done:
+            limit = listener.config.limits.body
+            if limit and head.length > limit:
+                self._last = True
+                exchange.request_failed(ProxyError(Kind.BODY_TOO_LARGE, f"the body is longer than {limit} bytes"))
+                return
+            self._watch(now)
+        exchange.start(live.snapshot, payload, done, decoder.trailers, request_id)
+
+    def _told(self, head: RequestHead) -> tuple[str, str]:
+        """(client address, request id) as a trusted peer says: the rightmost address that is not a trusted proxy's."""
+        request_id = (head.get(b"x-request-id") or b"").decode("latin-1")
+        client = self.peer
+        for part in reversed((head.get(b"x-forwarded-for") or b"").decode("latin-1").split(",")):
+            hop = part.strip()
+            try:
+                ip_address(hop)
+            except ValueError:
+                break
+            client = hop
+            if not self.listener.trusts(hop):
+                break
+        return client, request_id if len(request_id) <= 128 else ""
+
+    def _more(self, data: bytes) -> None:
+        """Bytes while an exchange runs."""
+        decoder = self.decoder
+        if decoder.done:
+            decoder.rest += data
+            self.transport.pause_reading()
+            return
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            payload = decoder.body(data)
+        except ProxyError as error:
+            self._last = True
+            exchange.request_failed(error)
+            return
+        limit = self.listener.config.limits.body
+        if limit and exchange.bytes_in + len(payload) > limit:
+            self._last = True
+            exchange.request_failed(ProxyError(Kind.BODY_TOO_LARGE, f"the body is longer than {limit} bytes"))
+            return
+        exchange.request_data(payload, decoder.done, decoder.trailers)
+
+    def _drop_body(self, data: bytes) -> None:
+        """The rest of a request that was answered early."""
+        self._dropped += len(data)
+        decoder = self.decoder
+        try:
+            decoder.body(data)
+        except ProxyError:
+            self._linger()
+            return
+        if decoder.done:
+            self._idle(monotonic())
+        elif self._dropped > DRAIN_LIMIT:
+            self._linger()
+
+    def _refuse(self, error: ProxyError) -> None:
+        self._last = True
+        self._chunked = self._bare = False
+        self._minor = 1
+        self.state = _ACTIVE
+        exchange = self._exchange = Exchange(self, self.listener.name, None, monotonic(), self.peer)
+        exchange.refuse(error)
+
+    def pause_request(self) -> None:
+        if self.state == _ACTIVE and not self.decoder.done:
+            self.transport.pause_reading()
+            self._pace = None  # silence that we asked for is not the client's fault
+
+    def resume_request(self) -> None:
+        if self.state == _ACTIVE and not self.decoder.done and not self.transport.is_reading():
+            self.transport.resume_reading()
+            self._watch(monotonic())
+
+    # ---- responses (called by the exchange)
+
+    def respond(self, head: ResponseHead, payload: bytes, done: bool, edits: Edits | None, trailers: bytes) -> None:
+        if head.length < 0:
+            if self._minor:
+                self._chunked = True
+            else:
+                self._bare = self._last = True
+        if not self.decoder.done:
+            self._unsure()
+        data = head.inbound(self._minor, self._last, edits)
+        if payload:
+            data += encode_chunk(payload) if self._chunked else payload
+        if done and self._chunked:
+            data += encode_last_chunk(trailers)
+        self.transport.write(data)
+
+    def _unsure(self) -> None:
+        """A final answer though 100 was awaited: whether the body still comes is anybody's guess (RFC 9110 §10.1.1)."""
+        exchange = self._exchange
+        if exchange is not None and exchange.head is not None and exchange.head.expect and not exchange.continued:
+            self._last = True
+
+    def respond_data(self, payload: bytes, done: bool, trailers: bytes) -> None:
+        if not self._chunked:
+            self.transport.write(payload)
+            return
+        data = encode_chunk(payload) if payload else b""
+        if done:
+            data += encode_last_chunk(trailers)
+        if data:
+            self.transport.write(data)
+
+    def respond_interim(self, head: ResponseHead) -> None:
+        self.transport.write(head.inbound(self._minor, False, None))
+
+    def respond_local(self, reply: Reply) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if not self.decoder.done:
+            self._unsure()
+        lines = [b"HTTP/1.1 %d %b\r\nServer: edgeproxy\r\nDate: %b\r\n"
+                 % (reply.status, reason_for(reply.status).encode(), date_field())]
+        lines += [b"%b: %b\r\n" % field for field in reply.fields]
+        if reply.status >= 200 and reply.status not in (204, 304):
+            lines.append(b"Content-Length: %d\r\n" % len(reply.body))
+        if self._last:
+            lines.append(b"Connection: close\r\n")
+        elif not self._minor:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        bodiless = exchange.head is not None and exchange.head.method == "HEAD" or reply.status in (204, 304)
+        if not bodiless:
+            lines.append(reply.body)
+        self.transport.write(b"".join(lines))
+
+    def respond_cut(self) -> None:
+        """The response cannot be finished; it must not look complete: no last chunk, and RST where only the close
+        would tell the end (RFC 9112 §8)."""
+        self._exchange = None
+        if self._bare:
+            self.state = _CLOSED
+            self.transport.reset()
+        else:
+            self._close()
+
+    def finished(self) -> None:
+        """The exchange is over; its response is whole."""
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        decoder = self.decoder
+        if self._last:
+            if decoder.done and not decoder.rest and exchange.head is not None:
+                self._close()
+            else:
+                self._linger()
+        elif decoder.done:
+            self._idle(exchange.ended)
+        else:
+            self.state = _DRAIN
+            self._dropped = 0
+            self.transport.resume_reading()
+            self.deadline.set(monotonic() + self.listener.config.timeouts.body)
+
+    def _idle(self, now: float) -> None:
+        """Ready for the next request; it may be here already."""
+        listener = self.listener
+        if listener.draining or listener.live.draining:
+            self._close()
+            return
+        self.state = _IDLE
+        self._pace = None
+        self.deadline.set(now + listener.config.idle_or_default)
+        if not self.transport.is_reading():
+            self.transport.resume_reading()
+        if self.decoder.rest and not self._running and not self._full:
+            self._requests(self.decoder.next())
+
+    def _close(self) -> None:
+        """Send what is queued and close; a client that does not take it has the body timeout's time."""
+        self.state = _CLOSED
+        self.transport.close()
+        self.deadline.set(monotonic() + (self.listener.config.timeouts.body or 60.0))
+
+    def _linger(self) -> None:
+        """Send FIN behind the answer and drop what still comes, for a while."""
+        self.state = _LINGER
+        self._dropped = 0
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        self.deadline.set(monotonic() + LINGER_TIME)
+
+    # ---- upgrades
+
+    def upgrade(self, head: ResponseHead, edits: Edits | None, upstream: SocketTransport, rest: bytes,
+                ended: Callable[[Outcome, int, int], None]) -> None:
+        self.transport.write(head.inbound(1, False, edits))
+        self.state = _TUNNEL
+        self.deadline.close()
+
+        def over(outcome: Outcome, bytes_in: int, bytes_out: int) -> None:
+            ended(outcome, bytes_in, bytes_out)
+            self._forget()
+
+        self._tunnel = Tunnel(self.loop, self.transport, upstream, self.listener.config.timeouts.tunnel, over)
+        self._tunnel.start(self.decoder.next(), rest)
+
+    # ---- flow and time
+
+    def pause_writing(self) -> None:
+        self._full = True
+        self._watch(monotonic())
+        if self._exchange is not None:
+            self._exchange.client_full()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._pace = None
+        if self._exchange is not None:
+            self._exchange.client_ready()
+        elif self.state == _IDLE and self.decoder.rest:
+            self._requests(self.decoder.next())
+
+    def _watch(self, now: float) -> None:
+        """From now on the client has to make progress, see `pace.py`."""
+        pace = self._pace = Pace(self.listener.config.timeouts.body, now, self._progress())
+        self.deadline.set(pace.look_at)
+
+    def _progress(self) -> int:
+        return self.transport.taken + (self._exchange.bytes_in if self._exchange is not None else 0)
+
+    def _expired(self) -> None:
+        now = monotonic()
+        pace = self._pace
+        if self.state == _IDLE and not self._full:
+            if self._begun:
+                self._refuse(ProxyError(Kind.REQUEST_TIMEOUT, "the request's head did not come in time"))
+            else:
+                self._close()
+        elif pace is not None and (self._full or not self.decoder.done):
+            if not pace.too_slow(now, self._progress()):
+                self.deadline.set(pace.look_at)
+            elif self._full:
+                self.transport.reset()
+            elif self._exchange is not None:
+                self._last = True
+                self._exchange.request_failed(ProxyError(Kind.REQUEST_TIMEOUT, "the request's body came too slowly"))
+        elif self.state in (_DRAIN, _LINGER, _CLOSED):
+            self.transport.abort()
+
+    # ---- the end
+
+    def eof_received(self) -> bool:
+        if self.state == _IDLE and self.decoder.in_head:
+            self._refuse(ProxyError(Kind.BAD_REQUEST, "the connection was closed within the head"))
+        elif self.state == _ACTIVE:
+            self._gone()
+            self.transport.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone()
+        self.deadline.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.state = _CLOSED
+        self.listener.sessions.discard(self)
+        closed, self.closed = self.closed, None
+        if closed is not None:
+            closed()
+
+    def _gone(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def drain(self) -> None:
+        """End as soon as it can be done without cutting anything."""
+        if self.state == _IDLE and not self._begun:
+            self._close()
+
+    def cut(self) -> None:
+        """End now."""
+        if self._tunnel is not None:
+            self._tunnel.abort(Outcome(Kind.DRAINING.word, Phase.TUNNEL))
+        else:
+            self.transport.reset()

@@ -1,0 +1,88 @@
+"""The answers that the proxy makes itself: errors, redirects, fixed responses.
+
+An error names its cause in `Proxy-Status` (RFC 9209) and in a short body, as plain text, JSON (RFC 9457) or HTML by
+`Accept`. It never tells an endpoint's address, and nothing that a client sent gets into it unescaped.
+"""
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from html import escape
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from edgeproxy.codec._leaf import RequestHead
+from edgeproxy.errors import ProxyError
+from edgeproxy.router import Route
+
+METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large", 414: "URI Too Long",
+                                                                     431: "Request Header Fields Too Large"}
+
+
+class Reply(NamedTuple):
+    """A whole response; framing and connection fields are the session's business."""
+
+    status: int
+    fields: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def reason_for(status: int) -> str:
+    return _REASONS.get(status, "")
+
+
+def date_field() -> bytes:
+    return formatdate(usegmt=True).encode()
+
+
+def error_reply(error: ProxyError, status: int, head: RequestHead | None, request_id: str) -> Reply:
+    content_type, body = _error_body(error, status, head, request_id)
+    fields = [(b"Content-Type", content_type), (b"Cache-Control", b"no-store"), (b"Proxy-Status", _proxy_status(error))]
+    if status == 503:
+        fields.append((b"Retry-After", b"1"))
+    elif status == 405:
+        fields.append((b"Allow", METHODS))
+    return Reply(status, tuple(fields), body)
+
+
+def _proxy_status(error: ProxyError) -> bytes:
+    # RFC 8941 §3.3.3: a string holds printable ASCII, with backslash and quote escaped.
+    details = "".join(c if " " <= c <= "~" else "?" for c in error.cause).replace("\\", "\\\\").replace('"', '\\"')
+    return f'edgeproxy; error={error.kind.error}; details="{details}"'.encode()
+
+
+def _error_body(error: ProxyError, status: int, head: RequestHead | None, request_id: str) -> tuple[bytes, bytes]:
+    accept = (head.get(b"accept") or b"").lower() if head is not None else b""
+    title = f"{status} {reason_for(status)}"
+    if b"application/problem+json" in accept or b"application/json" in accept:
+        problem = {"type": "about:blank", "title": reason_for(status), "status": status, "detail": error.cause,
+                   "error": error.kind.error, "request_id": request_id}
+        return b"application/problem+json", json.dumps(problem).encode() + b"\n"
+    if b"text/html" in accept:
+        page = (f"<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>"
+                f"<p>{escape(error.cause)}</p><p><small>edgeproxy, request {escape(request_id)}</small></p>\n")
+        return b"text/html; charset=utf-8", page.encode()
+    return b"text/plain; charset=utf-8", f"{title}\n{error.cause}\nrequest {request_id}\n".encode()
+
+
+def options_reply() -> Reply:
+    """`OPTIONS *` asks the server itself (RFC 9110 §9.3.7)."""
+    return Reply(204, ((b"Allow", METHODS),), b"")
+
+
+def redirect_reply(route: Route, head: RequestHead, scheme: str, port: int) -> Reply:
+    """`port`: of the listener, for a Host that names none."""
+    assert route.redirect is not None
+    named = urlsplit(f"//{head.authority}").port if head.authority else None
+    default = 443 if scheme == "https" else 80
+    location = route.location_for(scheme, head.host, named or (default if head.authority else port), head.path,
+                                  head.query)
+    return Reply(route.redirect.status, ((b"Location", location.encode("latin-1", "replace")),), b"")
+
+
+def route_reply(route: Route) -> Reply:
+    respond = route.respond
+    assert respond is not None
+    return Reply(respond.status, ((b"Content-Type", respond.content_type),), respond.body)

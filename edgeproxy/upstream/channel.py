@@ -1,0 +1,255 @@
+"""One connection to an endpoint, HTTP/1: it carries one request at a time and tells its user what comes back.
+
+The channel knows bytes and framing; it never decides whether to try again or what to tell the client. It calls its
+user only between `send` and the end of that exchange, whatever the endpoint does before or after.
+
+    stage   stimulus              then
+    IDLE    any byte, EOF, time   closed, out of the pool: a byte nobody asked for must never answer the next request
+    IDLE    send                  WAIT
+    WAIT    bytes                 HEAD
+    HEAD    head is whole         interim: WAIT again · 101: given away · final: BODY, or DONE
+    WAIT    EOF, reset            failed: stale if the channel was reused, else reset
+    HEAD, BODY  EOF, reset        DONE if the body runs until close, else failed: cut
+    DONE    release               IDLE in the pool if it can carry another request, else closed
+"""
+from __future__ import annotations
+
+import asyncio
+import socket
+from enum import IntEnum
+from math import inf
+from time import monotonic
+from typing import Protocol
+
+from edgeproxy.codec._leaf import ResponseHead
+from edgeproxy.codec.h1 import UNTIL_CLOSE, ResponseDecoder, encode_chunk, encode_last_chunk
+from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.net.deadline import Deadline
+from edgeproxy.net.transport import SocketTransport
+from edgeproxy.upstream.pool import Member
+
+MAX_RESPONSE_HEAD = 64 * 1024
+MAX_RESPONSE_FIELDS = 256
+MAX_INTERIM = 32  # interim responses before the final one; more is an endpoint gone wrong
+
+
+class ChannelUser(Protocol):
+    """Whose request the channel carries."""
+
+    def interim(self, head: ResponseHead) -> None: ...
+    def response(self, head: ResponseHead, payload: bytes, done: bool) -> None: ...
+    def response_data(self, payload: bytes, done: bool) -> None: ...
+    def upgraded(self, head: ResponseHead, rest: bytes) -> None: ...
+    def channel_failed(self, error: ProxyError) -> None: ...
+    def channel_full(self) -> None: ...
+    def channel_ready(self) -> None: ...
+
+
+class Stage(IntEnum):
+    IDLE = 0
+    WAIT = 1
+    HEAD = 2
+    BODY = 3
+    DONE = 4
+    CLOSED = 5
+
+
+_IDLE, _WAIT, _HEAD, _BODY, _DONE, _CLOSED = Stage  # plain locals: an enum's attribute costs on every read
+
+
+class Channel(asyncio.Protocol):
+    __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_chunked", "_upgrade",
+                 "_keep_alive", "_interims", "_timeout")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, member: Member) -> None:
+        self.member = member
+        self.user: ChannelUser | None = None
+        self.stage = _IDLE
+        self.reused = False
+        """An earlier request went over this connection."""
+        self.decoder = ResponseDecoder(MAX_RESPONSE_HEAD, MAX_RESPONSE_FIELDS)
+        self.deadline = Deadline(loop, self._expired)
+        self._chunked = False
+        self._upgrade = False
+        self._keep_alive = False
+        self._interims = 0
+        self._timeout = inf
+        self.transport = SocketTransport(loop, sock, self)
+
+    # ---- sending
+
+    def send(self, user: ChannelUser, data: bytes, *, head_request: bool, upgrade: bool, chunked: bool,
+             timeout: float) -> None:
+        """Begin a request: `data` is its head and what there is of its body, encoded; `timeout` seconds, or inf."""
+        self.user = user
+        self.stage = _WAIT
+        self._chunked = chunked
+        self._upgrade = upgrade
+        self._timeout = timeout
+        self.decoder.begin(head_request)
+        self.deadline.set(monotonic() + timeout)
+        self.transport.write(data)
+
+    def send_body(self, payload: bytes) -> None:
+        self.deadline.set(monotonic() + self._timeout)
+        self.transport.write(encode_chunk(payload) if self._chunked else payload)
+
+    def send_end(self, trailers: bytes) -> None:
+        if self._chunked:
+            self.transport.write(encode_last_chunk(trailers))
+
+    # ---- receiving
+
+    def data_received(self, data: bytes) -> None:
+        user = self.user
+        if user is None:
+            self.close()
+            return
+        if self.stage != _BODY:
+            self._head(user, data)
+            return
+        decoder = self.decoder
+        try:
+            payload = decoder.body(data)
+        except ProxyError as error:
+            self._fail(error)
+            return
+        if decoder.done:
+            self.stage = _DONE
+        else:
+            self.deadline.set(monotonic() + self._timeout)
+        user.response_data(payload, decoder.done)
+
+    def _head(self, user: ChannelUser, data: bytes) -> None:
+        decoder = self.decoder
+        while True:
+            if self.stage == _DONE:
+                self._keep_alive = False  # bytes behind the response: the endpoint is out of step
+                return
+            self.stage = _HEAD
+            try:
+                got = decoder.head(data)
+            except ProxyError as error:
+                self._fail(error)
+                return
+            if got is None:
+                return
+            head, payload = got
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                self._upgraded(user, head)
+                return
+            if not self._interim(user, head):
+                return
+            data = decoder.rest
+        self._keep_alive = head.keep_alive and head.length != UNTIL_CLOSE
+        if decoder.done:
+            self.stage = _DONE
+        else:
+            self.stage = _BODY
+            self.deadline.set(monotonic() + self._timeout)
+        user.response(head, payload, decoder.done)
+
+    def _interim(self, user: ChannelUser, head: ResponseHead) -> bool:
+        """Pass on a 1xx; whether more of the answer is here already."""
+        self._interims += 1
+        if self._interims > MAX_INTERIM:
+            self._fail(ProxyError(Kind.RESPONSE_BROKEN, "too many interim responses"))
+            return False
+        self.stage = _WAIT
+        user.interim(head)
+        return self.user is user and bool(self.decoder.rest)
+
+    def _upgraded(self, user: ChannelUser, head: ResponseHead) -> None:
+        if not self._upgrade:
+            self._fail(ProxyError(Kind.RESPONSE_BROKEN, "101 though no upgrade was asked for"))
+            return
+        self.user = None
+        self.deadline.close()
+        user.upgraded(head, self.decoder.rest)
+
+    # ---- flow
+
+    def pause(self) -> None:
+        """The client is slow: stop reading, and do not blame the endpoint for the silence."""
+        if self.stage == _BODY:
+            self.transport.pause_reading()
+            self.deadline.at = inf
+
+    def resume(self) -> None:
+        if self.stage == _BODY:
+            self.deadline.set(monotonic() + self._timeout)
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        if self.user is not None:
+            self.user.channel_full()
+
+    def resume_writing(self) -> None:
+        if self.user is not None:
+            self.user.channel_ready()
+
+    # ---- the end
+
+    def release(self, now: float, reusable: bool) -> None:
+        """The exchange is over. `reusable`: the whole request was sent."""
+        self.user = None
+        if reusable and self.stage == _DONE and self._keep_alive and not self.decoder.rest:
+            self.stage = _IDLE
+            self.reused = True
+            self._interims = 0
+            self.member.pool.put(self, now)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        self.user = None
+        self._leave_pool()
+        self.deadline.close()
+        self.transport.close()
+
+    def reset(self) -> None:
+        """Leave in the middle of an exchange: the endpoint must not take what it got for complete."""
+        self.user = None
+        self.stage = _CLOSED
+        self.deadline.close()
+        self.transport.reset()
+
+    def _leave_pool(self) -> None:
+        if self.stage == _IDLE:
+            self.member.pool.remove(self)
+        self.stage = _CLOSED
+
+    def _fail(self, error: ProxyError) -> None:
+        user = self.user
+        self.close()
+        if user is not None:
+            user.channel_failed(error)
+
+    def eof_received(self) -> bool:
+        if self.stage == _BODY and self.user is not None and self.decoder.eof():
+            self.stage = _DONE
+            self.user.response_data(b"", True)
+        else:
+            self._gone()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone()
+
+    def _gone(self) -> None:
+        if self.user is None:
+            self.close()
+        elif self.stage == _WAIT:
+            self._fail(ProxyError(Kind.STALE if self.reused else Kind.RESET, "closed before the response"))
+        elif self.stage == _HEAD:
+            self._fail(ProxyError(Kind.RESPONSE_CUT, "closed within the response's head"))
+        elif self.stage == _BODY:
+            self._fail(ProxyError(Kind.RESPONSE_CUT, "closed within the response's body"))
+
+    def _expired(self) -> None:
+        if self.user is None:
+            self.close()
+        else:
+            self._fail(ProxyError(Kind.RESPONSE_TIMEOUT, f"no byte of the response for {self._timeout:g} s"))

@@ -1,0 +1,55 @@
+"""The idle channels of one endpoint, and the endpoint as a member of a service.
+
+A pool holds channels, never sockets, and only idle ones: a channel that receives a byte or EOF while idle takes itself
+out at once. Newest first, because the newest is the least likely to be closed by the endpoint just now, and the rest
+may age and go.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeproxy.policy.endpoint import Endpoint, EndpointState
+
+if TYPE_CHECKING:
+    from edgeproxy.upstream.channel import Channel
+
+
+class Pool:
+    __slots__ = ("idle", "limit", "idle_timeout")
+
+    def __init__(self, limit: int, idle_timeout: float) -> None:
+        self.idle: list[Channel] = []
+        self.limit = limit
+        """Channels kept; 0: none (the endpoint was removed, or pooling is off)."""
+        self.idle_timeout = idle_timeout
+        """Seconds; `inf` is for ever."""
+
+    def put(self, channel: Channel, now: float) -> None:
+        if len(self.idle) >= self.limit:
+            channel.close()
+            return
+        channel.deadline.set(now + self.idle_timeout)
+        self.idle.append(channel)
+
+    def take(self) -> Channel | None:
+        return self.idle.pop() if self.idle else None
+
+    def remove(self, channel: Channel) -> None:
+        if channel in self.idle:
+            self.idle.remove(channel)
+
+    def set(self, limit: int, idle_timeout: float) -> None:
+        self.limit = limit
+        self.idle_timeout = idle_timeout
+        while len(self.idle) > limit:
+            self.idle.pop(0).close()
+
+
+class Member(EndpointState):
+    """An endpoint of one service: its state and its pool, for as long as the service names it, across reloads."""
+
+    __slots__ = ("pool",)
+
+    def __init__(self, endpoint: Endpoint, weight: int, backup: bool, pool: Pool) -> None:
+        super().__init__(endpoint, weight, backup)
+        self.pool = pool

@@ -1,0 +1,219 @@
+"""A service: its members, the pickers over them, their passive health, and the queue for a place.
+
+The object lives as long as the configuration names the service; a new configuration or a new set of endpoints swaps
+one `ServiceView`, by one assignment, so that members and pickers never disagree.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Collection
+from itertools import chain
+from math import inf
+from time import monotonic
+
+from edgeproxy.config import model
+from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.policy.endpoint import Endpoint
+from edgeproxy.policy.health import PassiveHealth
+from edgeproxy.policy.picker import Picker, build_picker
+from edgeproxy.policy.retry import RetryBudget
+from edgeproxy.upstream.pool import Member, Pool
+
+_log = logging.getLogger("edgeproxy")
+
+KEYED = frozenset({"source-hash", "hash"})
+
+
+class ServiceView:
+    """One set of endpoints with the pickers built over it."""
+
+    __slots__ = ("members", "primary", "backup")
+
+    def __init__(self, members: tuple[Member, ...], kind: str, rng: random.Random) -> None:
+        self.members = members
+        first = [m for m in members if not m.backup and m.weight > 0]
+        second = [m for m in members if m.backup and m.weight > 0]
+        self.primary: Picker | None = build_picker(kind, first, rng) if first else None
+        self.backup: Picker | None = build_picker(kind, second, rng) if second else None
+
+
+class Waiter:
+    """One place in a service's queue."""
+
+    __slots__ = ("key", "tried", "callback", "timer", "_queue")
+
+    def __init__(self, key: int, tried: Collection[Member], callback: Callable[[Member | ProxyError], None],
+                 queue: deque[Waiter]) -> None:
+        self.key = key
+        self.tried = tried
+        self.callback = callback
+        self.timer: asyncio.TimerHandle | None = None
+        self._queue = queue
+
+    def cancel(self) -> None:
+        """Give the place up; the callback is not called any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self in self._queue:
+            self._queue.remove(self)
+
+    def expire(self) -> None:
+        self.cancel()
+        self.callback(ProxyError(Kind.QUEUE_TIMEOUT, "no endpoint had a place in time"))
+
+
+class Service:
+    __slots__ = ("name", "config", "view", "budget", "keyed", "least_latency", "_loop", "_rng", "_health", "_first",
+                 "_limit", "_queue", "_known", "_restores")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random) -> None:
+        self.name = config.name
+        self.budget = RetryBudget(monotonic())
+        self._loop = loop
+        self._rng = rng
+        self._queue: deque[Waiter] = deque()
+        self._known: dict[str, Member] = {}
+        self._restores: dict[Member, asyncio.TimerHandle] = {}
+        self.apply(config)
+
+    # ---- configuration
+
+    def apply(self, config: model.Service) -> None:
+        """Follow `config`: endpoints that stay keep their state and their pool; those that left drain."""
+        self.config = config
+        self.keyed = config.balance.kind in KEYED
+        self.least_latency = config.balance.kind == "least-latency"
+        self._limit: float = config.limits.per_endpoint or inf
+        eject = config.eject
+        self._health = PassiveHealth(eject.failures, eject.within, eject.duration)
+        members = tuple(self._member(address) for address in config.endpoints)
+        left = self._known.keys() - {m.address for m in members}
+        self._swap(ServiceView(members, config.balance.kind, self._rng))
+        for address in left:
+            self._retire(self._known.pop(address))
+        self._wake()
+
+    def _member(self, address: model.EndpointAddress) -> Member:
+        idle_timeout = self.config.timeouts.idle or inf
+        member = self._known.get(address.address)
+        if member is None:
+            endpoint = Endpoint(address.address, address.host, address.port, address.path)
+            member = Member(endpoint, address.weight, address.backup, Pool(self.config.pool.idle, idle_timeout))
+            self._known[address.address] = member
+        else:
+            member.weight = address.weight
+            member.backup = address.backup
+            member.pool.set(self.config.pool.idle, idle_timeout)
+        return member
+
+    def _swap(self, view: ServiceView) -> None:
+        self.view = view
+        self._first = view.primary.first if view.primary is not None else None
+
+    def _retire(self, member: Member) -> None:
+        member.pool.set(0, 0.0)
+        timer = self._restores.pop(member, None)
+        if timer is not None:
+            timer.cancel()
+
+    def retire(self) -> None:
+        """The configuration names this service no more: what is under way finishes, nothing is kept."""
+        for member in self._known.values():
+            self._retire(member)
+
+    # ---- picking
+
+    def pick(self, key: int = 0, tried: Collection[Member] = ()) -> Member | None:
+        """The endpoint to use: ready, with a place, and not tried before while another is left. None: none now."""
+        first = self._first
+        if first is not None:
+            member = first(key)
+            if member.ready and not tried and member.active < self._limit:
+                return member  # type: ignore[return-value]  # pickers give back what they were built over
+            return self._pick_else(member, key, tried)  # type: ignore[arg-type]
+        return self._pick_else(None, key, tried)
+
+    def _pick_else(self, choice: Member | None, key: int, tried: Collection[Member]) -> Member | None:
+        view = self.view
+        again: Member | None = None
+        ready = full = False
+        if view.primary is not None and choice is not None:
+            for member in chain((choice,), view.primary.rest(key)):
+                if not member.ready:
+                    continue
+                ready = True
+                if member.active >= self._limit:
+                    full = True
+                elif member not in tried:
+                    return member  # type: ignore[return-value]
+                else:
+                    again = again or member  # type: ignore[assignment]
+        # Backups serve when no primary is ready. One that was just tried in vain is as good as not ready.
+        if view.backup is not None and (not ready or again is not None and not full):
+            for member in chain((view.backup.first(key),), view.backup.rest(key)):
+                if not member.ready or member.active >= self._limit:
+                    continue
+                if member not in tried:
+                    return member  # type: ignore[return-value]
+                again = again or member  # type: ignore[assignment]
+        return again
+
+    def unavailable(self) -> ProxyError:
+        """Why `pick` gave nothing."""
+        if any(m.ready and m.weight > 0 for m in self.view.members):
+            return ProxyError(Kind.QUEUE_FULL, "every endpoint is at its limit")
+        return ProxyError(Kind.UNAVAILABLE, "no endpoint is ready")
+
+    def wait(self, key: int, tried: Collection[Member], callback: Callable[[Member | ProxyError], None]
+             ) -> Waiter | None:
+        """Queue for a place; `callback` gets the member (enter it at once) or the error. None: the queue is full."""
+        limits = self.config.limits
+        if len(self._queue) >= limits.queue:
+            return None
+        waiter = Waiter(key, tried, callback, self._queue)
+        waiter.timer = self._loop.call_later(limits.queue_timeout, waiter.expire)
+        self._queue.append(waiter)
+        return waiter
+
+    def _wake(self) -> None:
+        queue = self._queue
+        while queue:
+            waiter = queue[0]
+            member = self.pick(waiter.key, waiter.tried)
+            if member is None:
+                return
+            waiter.cancel()
+            waiter.callback(member)
+
+    # ---- use and health
+
+    def enter(self, member: Member) -> None:
+        member.active += 1
+        member.total += 1
+
+    def leave(self, member: Member) -> None:
+        member.active -= 1
+        if self._queue:
+            self._wake()
+
+    def succeeded(self, member: Member) -> None:
+        if member.failures or member.ejections:
+            self._health.succeeded(member, monotonic())
+
+    def failed(self, member: Member, kind: Kind) -> None:
+        """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready."""
+        others = sum(m.ready and m is not member and m.weight > 0 for m in self.view.members)
+        if not self._health.failed(member, monotonic(), others):
+            return
+        seconds = max(0.0, member.ejected_until - monotonic())
+        _log.warning("service %s: endpoint %s ejected for %.0f s: %s", self.name, member.address, seconds, kind.word)
+        self._restores[member] = self._loop.call_later(seconds + 0.001, self._restore, member)
+
+    def _restore(self, member: Member) -> None:
+        self._restores.pop(member, None)
+        if self._health.restore(member, monotonic()):
+            _log.info("service %s: endpoint %s takes traffic again", self.name, member.address)
+            self._wake()
