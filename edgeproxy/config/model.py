@@ -175,7 +175,7 @@ class HeaderEdits:
 @dataclass(frozen=True, slots=True)
 class RouteTimeouts:
     response: Duration = 60.0
-    """From the request's last byte to the response's head, and between two pieces of its body; 504 after that. 0: none."""
+    """From the request's last byte to the response's head, and between two pieces of that; 504 after it. 0: none."""
     total: Duration = 0.0
     """For the whole exchange. 0: none."""
 
@@ -196,7 +196,8 @@ class Route:
     name: Name
     """In logs and metrics; default: made from host and path."""
     host: Annotated[tuple[Annotated[str, Form("host-pattern")], ...], OneOrList()] = ()
-    """A name, a list of names, `*.example.com` (exactly one label), `**.example.com` (one or more); absent: any host."""
+    """A name or a list: `a.example.com`, `*.example.com` (exactly one label), `**.example.com` (one or more).
+    Absent: any host."""
     path: PathMatch = PathMatch()
     """A prefix, matched per path element; or `{exact: /x}`, `{prefix: /x}`, `{regex: "^/v[0-9]+/"}`."""
     methods: tuple[Annotated[str, Form("method")], ...] = ()
@@ -289,7 +290,7 @@ class Service:
     name: Name
     """The key of this map."""
     endpoints: tuple[EndpointAddress, ...] = ()
-    """Addresses: `"10.0.0.5:80"`, `"[::1]:80"`, `"unix:/run/app.sock"`, or `{address: …, weight: 2, backup: true}`."""
+    """Addresses: `"10.0.0.5:80"`, `"[::1]:80"`, `"unix:/run/e.sock"`, or `{address: …, weight: 2, backup: true}`."""
     balance: Balance = Balance()
     eject: Eject = Eject()
     limits: ServiceLimits = ServiceLimits()

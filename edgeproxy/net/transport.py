@@ -30,8 +30,8 @@ _OPEN, _FLUSHING, _CLOSED = range(3)
 class SocketTransport(asyncio.Transport):
     """Owns `sock`; tells `protocol` as asyncio does: made, data, eof, pause/resume writing, lost."""
 
-    __slots__ = ("_loop", "_sock", "_fd", "_recv", "_send", "_protocol", "_received", "_state", "_reading", "_read_size",
-                 "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "taken")
+    __slots__ = ("_loop", "_sock", "_fd", "_recv", "_send", "_protocol", "_received", "_state", "_reading",
+                 "_read_size", "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "taken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         self._loop = loop

@@ -183,7 +183,7 @@ class Proxy:
 
 
 def run(load: Callable[[], Config], announce: Callable[[str], None]) -> int:
-    """Load, start and serve until a signal; the exit status. Raises ConfigError; a bind that fails is told in a line."""
+    """Load, start and serve until a signal; the exit status. Raises ConfigError; a failed bind is told in a line."""
     config = load()
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if os.environ.get("EDGEPROXY_LOOP", "uvloop") == "uvloop":

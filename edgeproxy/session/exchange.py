@@ -19,21 +19,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from enum import IntEnum
 from itertools import count
 from math import inf
 from random import Random
 from secrets import token_hex
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
+from edgeproxy.codec._leaf import RequestHead, ResponseHead
 from edgeproxy.codec.h1 import CHUNKED, encode_chunk, encode_last_chunk
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError, RetryClass, status_for
-from edgeproxy.net.transport import SocketTransport
 from edgeproxy.policy.latency import observe
 from edgeproxy.policy.retry import decide
+from edgeproxy.session.client import Client
 from edgeproxy.session.hashing import exchange_key
 from edgeproxy.session.reply import Reply, error_reply, options_reply, redirect_reply, route_reply
 from edgeproxy.snapshot import Snapshot
@@ -55,26 +54,6 @@ _id_prefix = token_hex(8)
 _id_numbers = count(1)
 
 
-class Client(Protocol):
-    """The side that asked: a session of any HTTP version."""
-
-    loop: asyncio.AbstractEventLoop
-    forward: Forward
-    port: int
-    log: Callable[[Exchange], None]
-
-    def respond(self, head: ResponseHead, payload: bytes, done: bool, edits: Edits | None, trailers: bytes) -> None: ...
-    def respond_data(self, payload: bytes, done: bool, trailers: bytes) -> None: ...
-    def respond_interim(self, head: ResponseHead) -> None: ...
-    def respond_local(self, reply: Reply) -> None: ...
-    def respond_cut(self) -> None: ...
-    def pause_request(self) -> None: ...
-    def resume_request(self) -> None: ...
-    def upgrade(self, head: ResponseHead, edits: Edits | None, upstream: SocketTransport, rest: bytes,
-                ended: Callable[[Outcome, int, int], None]) -> None: ...
-    def finished(self) -> None: ...
-
-
 class Stage(IntEnum):
     NONE = 0
     ACQUIRING = 1
@@ -94,7 +73,8 @@ class Exchange:
                  "first_byte_s", "listener", "route", "service", "endpoint", "attempts", "reused", "outcome",
                  "request_id", "session",
                  "_snapshot", "_route", "_service", "_member", "_channel", "_dial", "_waiter", "_timer", "_tried",
-                 "_tries", "_stage", "_body", "_replayable", "_request_done", "_trailers", "_target", "_since", "continued")
+                 "_tries", "_stage", "_body", "_replayable", "_request_done", "_trailers", "_target", "_since",
+                 "continued")
 
     def __init__(self, session: Client, listener: str, head: RequestHead | None, started: float, client: str) -> None:
         self.session = session
@@ -349,11 +329,15 @@ class Exchange:
         self._finish(OK, now)
 
     def upgraded(self, head: ResponseHead, rest: bytes) -> None:
+        channel, self._channel = self._channel, None
+        assert channel is not None and self._route is not None
+        if not self._request_done:  # RFC 9110 §7.8: the old protocol ends with the whole request
+            channel.reset()
+            self._upstream_failed(ProxyError(Kind.RESPONSE_BROKEN, "101 before the end of the request"))
+            return
         self.status = 101
         self.first_byte_s = monotonic() - self._since
         self._stage = _TUNNEL
-        channel, self._channel = self._channel, None
-        assert channel is not None and self._route is not None
         edits = None if self._route.response_edits is None else self._snapshot.edits[self._route.name][1]
         if self._timer is not None:
             self._timer.cancel()

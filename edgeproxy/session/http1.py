@@ -7,7 +7,7 @@
     ACTIVE   bytes of the body            to the exchange
     ACTIVE   bytes behind the request     kept once, then reading stops until the exchange is over (pipelining)
     ACTIVE   EOF                          the client is taken for gone, as nginx and HAProxy do: the exchange ends
-    ACTIVE   exchange finished            IDLE; DRAIN if the request is still coming; LINGER or closed if it was the last
+    ACTIVE   exchange finished            IDLE; DRAIN if the request still comes; closed or LINGER if it was the last
     DRAIN    the rest of the request      dropped up to a limit, then IDLE; over the limit LINGER
     LINGER   anything                     dropped until EOF or a deadline: closing with unread bytes would send a RST,
                                           and that can destroy the answer on its way (RFC 9112 §9.6)
@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable
 from enum import IntEnum
 from ipaddress import ip_address
+from math import inf
 from time import monotonic
 
 from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
@@ -36,23 +37,33 @@ from edgeproxy.snapshot import Live
 
 DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
+CLOSE_TIME = 60.0  # for a client to take what is queued before the connection closes
 
 
 class HttpListener:
     """What the connections of one http listener share. A reload changes `config` in place."""
 
-    __slots__ = ("name", "config", "live", "log", "loop", "sessions", "draining", "port")
+    __slots__ = ("name", "config", "live", "log", "loop", "sessions", "draining", "port", "idle", "header_time",
+                 "body_time", "body_limit")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Listener, live: Live,
                  log: Callable[[Exchange], None], port: int) -> None:
         self.name = config.name
-        self.config = config
+        self.apply(config)
         self.live = live
         self.log = log
         self.loop = loop
         self.port = port
         self.sessions: set[Http1Session] = set()
         self.draining = False
+
+    def apply(self, config: model.Listener) -> None:
+        """Follow `config`, for open connections too. No limit is `inf` from here on."""
+        self.config = config
+        self.idle = config.idle_or_default or inf
+        self.header_time = config.timeouts.header or inf
+        self.body_time = config.timeouts.body or inf
+        self.body_limit = config.limits.body or inf
 
     def connected(self, sock: socket.socket, peer: str) -> None:
         """Serve a connection that was just accepted; `peer` is the client's address."""
@@ -113,7 +124,7 @@ class Http1Session(asyncio.Protocol):
         self._begun = False     # part of the present request's head is here
         listener.sessions.add(self)
         self.transport = SocketTransport(listener.loop, sock, self)
-        self.deadline.set(monotonic() + config.idle_or_default)
+        self.deadline.set(monotonic() + listener.idle)
 
     # ---- requests
 
@@ -143,7 +154,7 @@ class Http1Session(asyncio.Protocol):
                 if got is None:
                     if not self._begun:  # a head has its time in all, from its first byte on
                         self._begun = True
-                        self.deadline.set(monotonic() + self.listener.config.timeouts.header)
+                        self.deadline.set(monotonic() + self.listener.header_time)
                     return
                 self._begin(*got)
                 if self.state != _IDLE or self._full or not (data := self.decoder.next()):
@@ -165,10 +176,8 @@ class Http1Session(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, listener.name, head, now, client)
         done = decoder.done
         if not done:
-            limit = listener.config.limits.body
-            if limit and head.length > limit:
-                self._last = True
-                exchange.request_failed(ProxyError(Kind.BODY_TOO_LARGE, f"the body is longer than {limit} bytes"))
+            if head.length > listener.body_limit:
+                self._too_large(exchange)
                 return
             self._watch(now)
         exchange.start(live.snapshot, payload, done, decoder.trailers, request_id)
@@ -203,12 +212,15 @@ class Http1Session(asyncio.Protocol):
             self._last = True
             exchange.request_failed(error)
             return
-        limit = self.listener.config.limits.body
-        if limit and exchange.bytes_in + len(payload) > limit:
-            self._last = True
-            exchange.request_failed(ProxyError(Kind.BODY_TOO_LARGE, f"the body is longer than {limit} bytes"))
+        if exchange.bytes_in + len(payload) > self.listener.body_limit:
+            self._too_large(exchange)
             return
         exchange.request_data(payload, decoder.done, decoder.trailers)
+
+    def _too_large(self, exchange: Exchange) -> None:
+        self._last = True
+        limit = self.listener.config.limits.body
+        exchange.request_failed(ProxyError(Kind.BODY_TOO_LARGE, f"the body is longer than {limit} bytes"))
 
     def _drop_body(self, data: bytes) -> None:
         """The rest of a request that was answered early."""
@@ -324,7 +336,7 @@ class Http1Session(asyncio.Protocol):
             self.state = _DRAIN
             self._dropped = 0
             self.transport.resume_reading()
-            self.deadline.set(monotonic() + self.listener.config.timeouts.body)
+            self.deadline.set(monotonic() + self.listener.body_time)
 
     def _idle(self, now: float) -> None:
         """Ready for the next request; it may be here already."""
@@ -334,7 +346,7 @@ class Http1Session(asyncio.Protocol):
             return
         self.state = _IDLE
         self._pace = None
-        self.deadline.set(now + listener.config.idle_or_default)
+        self.deadline.set(now + listener.idle)
         if not self.transport.is_reading():
             self.transport.resume_reading()
         if self.decoder.rest and not self._running and not self._full:
@@ -344,7 +356,7 @@ class Http1Session(asyncio.Protocol):
         """Send what is queued and close; a client that does not take it has the body timeout's time."""
         self.state = _CLOSED
         self.transport.close()
-        self.deadline.set(monotonic() + (self.listener.config.timeouts.body or 60.0))
+        self.deadline.set(monotonic() + min(self.listener.body_time, CLOSE_TIME))
 
     def _linger(self) -> None:
         """Send FIN behind the answer and drop what still comes, for a while."""
@@ -387,7 +399,7 @@ class Http1Session(asyncio.Protocol):
 
     def _watch(self, now: float) -> None:
         """From now on the client has to make progress, see `pace.py`."""
-        pace = self._pace = Pace(self.listener.config.timeouts.body, now, self._progress())
+        pace = self._pace = Pace(self.listener.body_time, now, self._progress())
         self.deadline.set(pace.look_at)
 
     def _progress(self) -> int:
@@ -417,6 +429,7 @@ class Http1Session(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.state == _IDLE and self.decoder.in_head:
             self._refuse(ProxyError(Kind.BAD_REQUEST, "the connection was closed within the head"))
+            return True
         elif self.state == _ACTIVE:
             self._gone()
             self.transport.abort()

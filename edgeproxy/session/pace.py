@@ -6,8 +6,6 @@ window, so that a chunk costs nothing.
 """
 from __future__ import annotations
 
-from math import inf
-
 GRACE = 30.0
 FLOOR = 500.0
 
@@ -16,8 +14,8 @@ class Pace:
     __slots__ = ("look_at", "_window", "_since", "_mark", "_start", "_silent")
 
     def __init__(self, timeout: float, now: float, progress: int) -> None:
-        """`timeout` seconds without a byte (0: no limit); `progress` is a count of bytes that only grows."""
-        self._window = min(timeout / 2, GRACE) if timeout else inf
+        """`timeout` seconds without a byte (inf: no limit); `progress` is a count of bytes that only grows."""
+        self._window = min(timeout / 2, GRACE)
         self._since = now
         self._mark = self._start = progress
         self._silent = 0

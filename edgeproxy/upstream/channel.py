@@ -204,10 +204,11 @@ class Channel(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
+        """What is queued is dropped: nobody waits for an answer, and it must not wait for a dead endpoint."""
         self.user = None
         self._leave_pool()
         self.deadline.close()
-        self.transport.close()
+        self.transport.abort()
 
     def reset(self) -> None:
         """Leave in the middle of an exchange: the endpoint must not take what it got for complete."""

@@ -1,0 +1,662 @@
+"""The leaf functions of HTTP/1 in Python: the specification of the native engine, and its stand-in where it is missing.
+
+Rules of this file: the same API, results and messages as `_native` (see `_native.pyi` for the shapes). A head is
+checked in bulk first (`translate`, `split`, one pattern a line); only if that fails it is read again line by line to
+find the first fault. Faults are `ValueError(status, message)`; those of a response always have status 502.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quote
+
+from edgeproxy.codec import headers as h
+
+MAX_BLANK = 4  # empty lines before a request that are passed over (RFC 9112 §2.2 asks for one at least)
+MAX_CHUNK_LINE = 1024
+
+_CRLF = b"\r\n"
+_END = b"\r\n\r\n"
+_LEGAL = h.VALUE
+_LEAST_TARGET = re.escape(h.TARGET)
+_REQUEST_LINE = re.compile(rb"([%b]{1,32}) ([%b]+) HTTP/1\.([01])" % (re.escape(h.TOKEN), _LEAST_TARGET))
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.S)
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_CHUNK_EXTENSIONS = re.compile(
+    rb"(?:;[%b]+(?:=(?:[%b]+|%b))?)*" % (re.escape(h.TOKEN), re.escape(h.TOKEN), _QUOTED))
+_NOTHING: frozenset[bytes] = frozenset()
+
+
+# ---- lines and fields ------------------------------------------------------------------------------------------
+
+def _refuse_request_line(line: bytes) -> None:
+    """Raise for the first fault of a line that is no good request line."""
+    h.check_line(line, 400)
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise ValueError(400, "malformed request line")
+    method, target, version = parts
+    _check_method(method)
+    if not _VERSION.fullmatch(version):
+        raise ValueError(400, "malformed HTTP version")
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise ValueError(505, "unsupported HTTP version")
+    if not target:
+        raise ValueError(400, "malformed request line")
+    raise ValueError(400, "invalid character in the target")
+
+
+def _check_method(method: bytes) -> None:
+    if not method:
+        raise ValueError(400, "malformed request line")
+    if len(method) > h.MAX_METHOD:
+        raise ValueError(400, "method too long")
+    if method.translate(None, h.TOKEN):
+        raise ValueError(400, "invalid character in the method")
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
+    """(method, target, minor version)."""
+    if len(line) > h.MAX_TARGET and line.count(b" ") == 2 and len(line.split(b" ")[1]) > h.MAX_TARGET:
+        h.check_line(line, 400)
+        raise ValueError(414, "target too long")
+    found = _REQUEST_LINE.fullmatch(line)
+    if found is None:
+        _refuse_request_line(line)
+    assert found is not None
+    method, target, minor = found.groups()
+    if method in (b"CONNECT", b"TRACE"):
+        raise ValueError(405, "method not allowed")
+    return method, target, minor[0] - 48
+
+
+def _begin_request_line(line: bytes) -> None:
+    """Refuse the beginning of a line that can never become a good request line."""
+    line = line.removesuffix(b"\r")
+    h.check_line(line, 400)
+    if line:
+        _check_method(line[:h.MAX_METHOD + 1].partition(b" ")[0])
+    if len(line) > h.MAX_TARGET + 64:
+        raise ValueError(414, "target too long")
+
+
+class _Fields:
+    """The fields of a head: `keys` in lower case, beside them `lines` as they are passed on, and values by key."""
+
+    __slots__ = ("keys", "lines", "values")
+
+    def __init__(self, block: bytes, lines: list[bytes], max_fields: int, status: int) -> None:
+        """`block` split at CRLF gives `lines`; the first of them is the start line, which has been checked."""
+        self.keys: list[bytes] = []
+        self.lines: list[bytes] = []
+        self.values: dict[bytes, bytes] = {}
+        count = len(lines) - 1
+        if count > max_fields or block.translate(None, _LEGAL) != _CRLF * count or not self._fill(lines):
+            _check_fields(lines[1:], max_fields, status)
+            raise AssertionError("a head that failed in bulk has no faulty line")
+
+    def _fill(self, lines: list[bytes]) -> bool:
+        """False at the first line that is no field; which rule it breaks is found out by the caller."""
+        keys, out, values, known = self.keys, self.lines, self.values, h.KNOWN
+        rest = iter(lines)
+        next(rest)
+        for line in rest:
+            name, colon, raw = line.partition(b":")
+            key = known.get(name)
+            if key is None:
+                if not name or name.translate(None, h.TOKEN):
+                    return False
+                key = name.lower()
+            if not colon:
+                return False
+            value = raw.strip(b" \t")
+            if len(value) + 1 != len(raw) or raw[0] != 32:
+                line = b"%b: %b" % (name, value)
+            keys.append(key)
+            out.append(line)
+            if key in values:
+                value = b"%b%b%b" % (values[key], b"; " if key == b"cookie" else b", ", value)
+            values[key] = value
+        return True
+
+
+def _check_fields(lines: Sequence[bytes], max_fields: int, status: int) -> None:
+    for number, line in enumerate(lines):
+        if number >= max_fields:
+            raise ValueError(431 if status == 400 else status, "too many fields")
+        h.check_field(line, status)
+
+
+def _check_tail(tail: bytes, status: int) -> None:
+    """The unfinished last line of an unfinished head."""
+    h.check_line(tail.removesuffix(b"\r"), status)
+
+
+def _skip_blank(data: bytes | bytearray) -> int:
+    start = 0
+    while data[start:start + 2] == _CRLF:
+        start += 2
+        if start > 2 * MAX_BLANK:
+            raise ValueError(400, "too many empty lines before the request")
+    return start
+
+
+def find_head_end(data: bytes | bytearray, start: int) -> int:
+    """Where the head at the front of `data` ends (behind CRLFCRLF); -1 if not yet. `start`: how much of `data` an
+    earlier call has seen; only what follows is looked at, so that a head in many pieces costs no more than in one."""
+    first = _skip_blank(data) if data[:1] == b"\r" else 0
+    found = data.find(_END, max(first, start - 3))
+    stop = len(data) if found < 0 else found + 4
+    if data[first:first + 5] != b"HTTP/":
+        line = data.find(_CRLF, first, first + h.MAX_TARGET + 128)
+        if line < 0:
+            if start < first + h.MAX_METHOD + 2 or stop - first > h.MAX_TARGET + 64:
+                _begin_request_line(bytes(data[first:stop]))
+        elif line + 2 > start:
+            method, target, _ = _request_line(bytes(data[first:line]))
+            _split_target(method, target)
+    at = max(first, start - 1)
+    if at > first and data[at:at + 1] == b"\n" and data[at - 1:at] == b"\r":
+        at += 1
+    part = data[at:stop]
+    pairs = part.count(_CRLF)
+    if part.count(b"\n") != pairs:
+        raise ValueError(400, "bare LF in a head")
+    if part.count(b"\r") - (part[-1:] == b"\r") != pairs:
+        raise ValueError(400, "bare CR in a head")
+    if b"\0" in part:
+        raise ValueError(400, "NUL in a head")
+    return -1 if found < 0 else stop
+
+
+# ---- what is set once per connection and once per route --------------------------------------------------------
+
+class Forward:
+    """What the proxy tells the endpoint about the client's connection."""
+
+    __slots__ = ("_lines", "_peer", "trusted")
+
+    def __init__(self, peer: bytes, proto: bytes, port: bytes, trusted: bool) -> None:
+        self.trusted = trusted
+        self._peer = peer
+        named = ((h.FORWARDED_FOR, b"X-Forwarded-For", peer), (h.FORWARDED_PROTO, b"X-Forwarded-Proto", proto),
+                 (h.FORWARDED_PORT, b"X-Forwarded-Port", port))
+        self._lines = [(key, b"%b: %b" % (name, value)) for key, name, value in named if value]
+        for _, name, value in named:
+            _check_edit(name, value)
+
+    def lines(self, values: dict[bytes, bytes], authority: bytes) -> list[tuple[bytes, bytes]]:
+        """The X-Forwarded-* lines to add, as (key, line)."""
+        lines = self._lines
+        if authority:
+            lines = [*lines, (h.FORWARDED_HOST, b"X-Forwarded-Host: " + authority)]
+        if not self.trusted:
+            return lines
+        before = values.get(h.FORWARDED_FOR)
+        out = [(key, line) for key, line in lines if key not in values]
+        if before is not None:
+            extended = b", ".join(part for part in (before, self._peer) if part)
+            out.insert(0, (h.FORWARDED_FOR, b"X-Forwarded-For: " + extended))
+        return out
+
+
+def _check_edit(name: bytes, value: bytes) -> bytes:
+    """The name in lower case, if name and value can be sent."""
+    try:
+        if h.check_field(b"%b: %b" % (name, value), 500)[0] != name:
+            raise ValueError(500, "invalid character in a field name")
+    except ValueError as why:
+        raise ValueError(500, f"cannot be sent as a field: {why.args[1]}") from None
+    return name.lower()
+
+
+class Edits:
+    """A route's changes to fields. What frames the message or names its target is left alone."""
+
+    __slots__ = ("_drop", "_lines")
+
+    def __init__(self, set: Sequence[tuple[bytes, bytes]], add: Sequence[tuple[bytes, bytes]],
+                 remove: Sequence[bytes]) -> None:
+        drop = [_check_edit(name, b"") for name in remove]
+        lines = []
+        for name, value in set:
+            drop.append(_check_edit(name, value))
+            lines.append((drop[-1], name, value))
+        lines += [(_check_edit(name, value), name, value) for name, value in add]
+        self._drop = frozenset(drop) - h.NEVER_EDITED
+        self._lines = [b"%b: %b" % (name, value.strip(b" \t"))
+                       for key, name, value in lines if key not in h.NEVER_EDITED]
+
+
+# ---- requests --------------------------------------------------------------------------------------------------
+
+def parse_request(data: bytes, max_head: int, max_fields: int) -> RequestHead | None:
+    """The head at the front of `data`, or None if more bytes are needed."""
+    start = _skip_blank(data) if data[:1] == b"\r" else 0
+    end = data.find(_END, start)
+    if end < 0:
+        rest = data[start:]
+        *lines, tail = rest.split(_CRLF)
+        if lines:
+            method, target, _ = _request_line(lines[0])
+            _split_target(method, target)
+        else:
+            _begin_request_line(tail)
+        if len(rest) > max_head:
+            raise ValueError(431, "head too large")
+        _check_fields(lines[1:], max_fields, 400)
+        _check_tail(tail, 400)
+        return None
+    block = data[start:end]
+    lines = block.split(_CRLF)
+    method, target, minor = _request_line(lines[0])
+    if end + 4 - start > max_head:
+        # the form of the target is part of the request line, which comes before the size
+        _split_target(method, target)
+        raise ValueError(431, "head too large")
+    return RequestHead(method, target, minor, block, lines, max_fields, end + 4)
+
+
+def _split_target(method: bytes, target: bytes) -> tuple[bytes, str, bytes, bytes | None]:
+    """(origin-form, path to match by, query, authority of an absolute-form)."""
+    authority = None
+    if target[0] != 47:
+        found = _ABSOLUTE.fullmatch(target)
+        if found:
+            authority, target = found.groups()
+            if b"@" in authority:
+                raise ValueError(400, "userinfo in the target")
+            if target[:1] != b"/":
+                target = b"*" if method == b"OPTIONS" and not target else b"/" + target
+        elif target != b"*" or method != b"OPTIONS":
+            raise ValueError(400, "malformed target")
+        if target == b"*":
+            return target, "*", b"", authority
+    path, _, query = target.partition(b"?")
+    return target, h.normal_path(path), query, authority
+
+
+class RequestHead:
+    """The head of a request. See `_native.pyi` for what each attribute is."""
+
+    __slots__ = ("_extra", "_fields", "_has_length", "_te", "authority", "expect", "host", "keep_alive", "length",
+                 "method", "minor", "path", "query", "size", "target", "upgrade")
+
+    def __init__(self, method: bytes, target: bytes, minor: int, block: bytes, lines: list[bytes], max_fields: int,
+                 size: int) -> None:
+        self.method = method.decode("ascii")
+        target, self.path, query, absolute = _split_target(method, target)
+        self.target = target.decode("latin-1")
+        self.query = query.decode("latin-1") if query else ""
+        self.minor = minor
+        self.size = size
+        self._fields = fields = _Fields(block, lines, max_fields, 400)
+        self._read_host(fields, minor, absolute)
+        self._read_framing(fields.values, fields.keys, minor)
+        self._read_hops(fields.values, minor)
+
+    def _read_host(self, fields: _Fields, minor: int, absolute: bytes | None) -> None:
+        value = fields.values.get(b"host")
+        if value is None:
+            if minor:
+                raise ValueError(400, "missing Host")
+            value = absolute
+            self.host = "" if value is None else h.parse_host(value)
+        else:
+            if b"," in value and fields.keys.count(b"host") > 1:
+                raise ValueError(400, "several Host fields")
+            self.host = h.parse_host(value)
+            if absolute is not None and absolute.lower() != value.lower():
+                raise ValueError(400, "target and Host differ")
+        self.authority = "" if value is None else value.decode("ascii")
+
+    def _read_framing(self, values: dict[bytes, bytes], keys: list[bytes], minor: int) -> None:
+        coding = values.get(b"transfer-encoding")
+        length = values.get(b"content-length")
+        self._has_length = length is not None
+        if coding is not None:
+            if not minor:
+                raise ValueError(400, "Transfer-Encoding in HTTP/1.0")
+            if length is not None:
+                raise ValueError(400, "both Content-Length and Transfer-Encoding")
+            if coding.lower() != b"chunked":
+                raise ValueError(501, "unknown transfer coding")
+            self.length = -1
+        elif length is not None:
+            if b"," in length and keys.count(b"content-length") > 1:
+                raise ValueError(400, "several Content-Length fields")
+            self.length = h.parse_length(length, 400)
+        else:
+            self.length = 0
+
+    def _read_hops(self, values: dict[bytes, bytes], minor: int) -> None:
+        """Connection, Upgrade, TE, Expect and Trailer; `_extra`: what goes no further beside the usual."""
+        extra: set[bytes] = set()
+        self.upgrade = None
+        connection = values.get(b"connection")
+        if connection is None:
+            self.keep_alive = minor == 1
+        else:
+            tokens = h.parse_connection(connection, 400)
+            self.keep_alive = not tokens.close and (minor == 1 or tokens.keep_alive)
+            extra |= tokens.nominated
+            if tokens.upgrade and minor:
+                self.upgrade = h.parse_upgrade(values.get(b"upgrade"))
+        expect = values.get(b"expect")
+        self.expect = False
+        if expect is not None:
+            if minor and expect.lower() != b"100-continue":
+                raise ValueError(417, "unknown expectation")
+            self.expect = minor == 1 and self.length != 0
+            if not self.expect:
+                extra.add(b"expect")
+        te = values.get(b"te")
+        self._te = te is not None and minor == 1 and b"trailers" in [t.strip(b" \t") for t in te.lower().split(b",")]
+        if b"trailer" in values and self.length != -1:
+            extra.add(b"trailer")
+        self._extra = frozenset(extra) if extra else _NOTHING
+
+    def get(self, name: bytes) -> bytes | None:
+        return self._fields.values.get(name)
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        return _pairs(self._fields)
+
+    def log_fields(self) -> str:
+        get = self._fields.values.get
+        out = f'"method":{quote(self.method)}'
+        if self.host:
+            out += f',"host":{quote(self.host)}'
+        out += f',"path":{quote(self.target)},"protocol":"HTTP/1.{self.minor}"'
+        agent, referer = get(b"user-agent"), get(b"referer")
+        if agent is not None:
+            out += f',"user_agent":{quote(agent.decode("latin-1"))}'
+        if referer is not None:
+            out += f',"referer":{quote(referer.decode("latin-1"))}'
+        return out
+
+    def outbound(self, forward: Forward, request_id: bytes, target: bytes | None, host: bytes | None,
+                 edits: Edits | None) -> bytes:
+        """The whole head for the endpoint."""
+        fields, extra = self._fields, self._extra
+        drop = h.REQUEST_DROP if forward.trusted else h.UNTRUSTED_DROP
+        if forward.trusted and h.FORWARDED_FOR in fields.values:
+            extra = extra | {h.FORWARDED_FOR}
+        edited = _NOTHING if edits is None else edits._drop
+        if extra or edited:
+            drop = drop | extra | edited
+        kept = list(zip(fields.keys, fields.lines, strict=True))
+        if not forward.trusted and b"x-forwarded-" in b"".join(fields.keys):
+            kept = [pair for pair in kept if not pair[0].startswith(h.X_FORWARDED)]
+        if host is not None:
+            _check_edit(b"Host", host)
+            kept = [(k, line.partition(b":")[0] + b": " + host if k == b"host" else line) for k, line in kept]
+        out = [b"%b %b HTTP/1.1" % (self.method.encode("ascii"), self._checked(target))]
+        authority = self.authority.encode("ascii")
+        if b"host" not in fields.values:
+            out.append(b"Host: " + (authority if host is None else host))
+        out += [line for key, line in kept if key not in drop]
+        out += self._framing()
+        added = forward.lines(fields.values, authority)
+        added.append((b"x-request-id", b"X-Request-Id: " + request_id))
+        added.append((b"via", b"Via: 1.%d edgeproxy" % self.minor))
+        out += [line for key, line in added if key not in edited]
+        if edits is not None:
+            out += edits._lines
+        out.append(_END[2:])
+        return _CRLF.join(out)
+
+    def _checked(self, target: bytes | None) -> bytes:
+        if target is None:
+            return self.target.encode("latin-1")
+        if not target or target.translate(None, h.TARGET):
+            raise ValueError(500, "the new target cannot be sent")
+        return target
+
+    def _framing(self) -> list[bytes]:
+        out = []
+        if self.length < 0:
+            out.append(b"Transfer-Encoding: chunked")
+        elif self._has_length:
+            out.append(b"Content-Length: %d" % self.length)
+        if self.upgrade is not None:
+            out.append(b"Connection: Upgrade, TE" if self._te else b"Connection: Upgrade")
+            out.append(b"Upgrade: " + self.upgrade.encode("ascii"))
+        elif self._te:
+            out.append(b"Connection: TE")
+        if self._te:
+            out.append(b"TE: trailers")
+        return out
+
+
+def _pairs(fields: _Fields) -> list[tuple[bytes, bytes]]:
+    split = (line.partition(b":") for line in fields.lines)
+    return [(name, value[1:]) for name, _, value in split]
+
+
+# ---- responses -------------------------------------------------------------------------------------------------
+
+def parse_response(data: bytes, head_request: bool, max_head: int, max_fields: int) -> ResponseHead | None:
+    """The head at the front of `data`, the answer to a HEAD request or another; None if more bytes are needed."""
+    end = data.find(_END)
+    if end < 0:
+        *lines, tail = data.split(_CRLF)
+        if lines:
+            _status_line(lines[0])
+        else:
+            _check_tail(tail, 502)
+            if not b"HTTP/1.".startswith(tail[:7]):
+                raise ValueError(502, "malformed status line")
+        if len(data) > max_head:
+            raise ValueError(502, "head too large")
+        _check_fields(lines[1:], max_fields, 502)
+        _check_tail(tail, 502)
+        return None
+    block = data[:end]
+    lines = block.split(_CRLF)
+    minor, status, reason = _status_line(lines[0])
+    if end + 4 > max_head:
+        raise ValueError(502, "head too large")
+    return ResponseHead(minor, status, reason, _Fields(block, lines, max_fields, 502), head_request, end + 4)
+
+
+def _status_line(line: bytes) -> tuple[int, int, bytes]:
+    """(minor version, status, reason)."""
+    found = _STATUS_LINE.fullmatch(line)
+    if found is None:
+        h.check_line(line, 502)
+        if _VERSION.match(line) and line[:9] not in (b"HTTP/1.1 ", b"HTTP/1.0 "):
+            raise ValueError(502, "unsupported HTTP version")
+        raise ValueError(502, "malformed status line")
+    minor, status, reason = found.groups()
+    return minor[0] - 48, int(status), reason or b""
+
+
+class ResponseHead:
+    """The head of a response. See `_native.pyi` for what each attribute is."""
+
+    __slots__ = ("_extra", "_fields", "_stated", "keep_alive", "length", "minor", "reason", "size", "status", "upgrade")
+
+    def __init__(self, minor: int, status: int, reason: bytes, fields: _Fields, head_request: bool, size: int) -> None:
+        self.minor = minor
+        self.status = status
+        self.reason = reason.decode("latin-1")
+        self.size = size
+        self._fields = fields
+        values = fields.values
+        extra = _NOTHING
+        keep_alive = minor == 1
+        self.upgrade = None
+        connection = values.get(b"connection")
+        if connection is not None:
+            tokens = h.parse_connection(connection, 502)
+            keep_alive = not tokens.close and (minor == 1 or tokens.keep_alive)
+            extra = tokens.nominated
+            if tokens.upgrade:
+                self.upgrade = h.parse_upgrade(values.get(b"upgrade"))
+        self._extra = extra
+        self.keep_alive = keep_alive
+        self._read_framing(values, fields.keys, head_request)
+
+    def _read_framing(self, values: dict[bytes, bytes], keys: list[bytes], head_request: bool) -> None:
+        """RFC 9112 §6.3. `_stated`: the Content-Length to pass on, which for HEAD and 304 describes no body."""
+        coding = values.get(b"transfer-encoding")
+        length = values.get(b"content-length")
+        self._stated: int | None = None
+        if coding is not None:
+            if not self.minor:
+                raise ValueError(502, "Transfer-Encoding in HTTP/1.0")
+            if length is not None:
+                raise ValueError(502, "both Content-Length and Transfer-Encoding")
+            if coding.lower() != b"chunked":
+                raise ValueError(502, "unknown transfer coding")
+        elif length is not None:
+            if b"," in length and keys.count(b"content-length") > 1:
+                raise ValueError(502, "several Content-Length fields")
+            self._stated = h.parse_length(length, 502)
+        status = self.status
+        if status < 200 or status == 204:
+            if coding is not None or self._stated:
+                self.keep_alive = False  # whether a body follows is anybody's guess
+            self._stated = None
+            self.length = 0
+        elif head_request or status == 304:
+            self.length = 0
+        elif coding is not None:
+            self.length = -1
+        elif self._stated is not None:
+            self.length = self._stated
+        else:
+            self.length = -2
+            self.keep_alive = False
+
+    def get(self, name: bytes) -> bytes | None:
+        return self._fields.values.get(name)
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        return _pairs(self._fields)
+
+    def inbound(self, client_minor: int, close: bool, edits: Edits | None) -> bytes:
+        """The whole head for the client."""
+        fields = self._fields
+        drop = h.HOP_BY_HOP
+        extra = self._extra
+        if b"trailer" in fields.values and (self.length != -1 or client_minor == 0):
+            extra = extra | {b"trailer"}
+        if edits is not None:
+            extra = extra | edits._drop
+        if extra:
+            drop = drop | extra
+        out = [b"HTTP/1.1 %d %b" % (self.status, self.reason.encode("latin-1"))]
+        out += [line for key, line in zip(fields.keys, fields.lines, strict=True) if key not in drop]
+        if self.status == 101:
+            if self.upgrade is not None:
+                out += [b"Connection: Upgrade", b"Upgrade: " + self.upgrade.encode("ascii")]
+        elif self.status >= 200:
+            out += self._framing(client_minor, close)
+        if edits is not None:
+            out += edits._lines
+        out.append(_END[2:])
+        return _CRLF.join(out)
+
+    def _framing(self, client_minor: int, close: bool) -> list[bytes]:
+        out = []
+        if self._stated is not None:
+            out.append(b"Content-Length: %d" % self._stated)
+        elif self.length < 0:
+            if client_minor:
+                out.append(b"Transfer-Encoding: chunked")
+            else:
+                close = True
+        offer = self.upgrade.encode("ascii") if self.status == 426 and self.upgrade is not None else None
+        if offer is not None:
+            out.append(b"Upgrade: " + offer)
+        if close:
+            out.append(b"Connection: close" if offer is None else b"Connection: Upgrade, close")
+        elif not client_minor:
+            out.append(b"Connection: keep-alive" if offer is None else b"Connection: Upgrade, keep-alive")
+        elif offer is not None:
+            out.append(b"Connection: Upgrade")
+        return out
+
+
+# ---- chunked bodies --------------------------------------------------------------------------------------------
+
+class ChunkDecoder:
+    """One chunked body (RFC 9112 §7.1), strictly: CRLF only, no white space, extensions checked and dropped."""
+
+    __slots__ = ("_left", "_line", "_max_trailer", "_size", "consumed", "done", "trailers")
+
+    def __init__(self, max_trailer: int) -> None:
+        self.done = False
+        self.consumed = 0
+        self.trailers = b""
+        self._left = 0      # of the chunk's data; -1, -2: LF, CRLF is due; 0: in a line
+        self._line = b""    # the beginning of that line
+        self._size = -1     # of the trailer section so far; -1: not in it
+        self._max_trailer = max_trailer
+
+    def feed(self, data: bytes) -> bytes:
+        """The payload in `data`."""
+        out: list[bytes] = []
+        at, total = 0, len(data)
+        while at < total and not self.done:
+            if self._left > 0:
+                part = data[at:at + self._left] if at or self._left < total else data
+                at += len(part)
+                self._left = self._left - len(part) or -2
+                out.append(part)
+            elif self._left < 0:
+                if data[at] != (13 if self._left == -2 else 10):
+                    raise ValueError(400, "missing CRLF after chunk data")
+                at += 1
+                self._left += 1
+            else:
+                at = self._take_line(data, at)
+        self.consumed = at
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _take_line(self, data: bytes, at: int) -> int:
+        stop = data.find(b"\n", at) + 1
+        line = self._line + (data[at:stop] if stop else data[at:])
+        limit = MAX_CHUNK_LINE if self._size < 0 else self._max_trailer - self._size
+        if len(line) > limit:
+            raise ValueError(400, "chunk line too long" if self._size < 0 else "trailers too large")
+        if not stop:
+            self._line = line
+            return len(data)
+        self._line = b""
+        if line[-2:-1] != b"\r":
+            raise ValueError(400, "bare LF in chunked framing")
+        line = line[:-2]
+        if b"\r" in line:
+            raise ValueError(400, "bare CR in chunked framing")
+        if self._size < 0:
+            self._left = self._chunk_size(line)
+            if self._left == 0:
+                self._size = 0
+        elif line:
+            self._trailer(line)
+        else:
+            self.done = True
+        return stop
+
+    def _chunk_size(self, line: bytes) -> int:
+        found = _CHUNK_SIZE.match(line)
+        if found is None or line[found.end():found.end() + 1] not in (b"", b";"):
+            raise ValueError(400, "malformed chunk size")
+        size = int(found[0], 16)
+        if size > h.MAX_LENGTH:
+            raise ValueError(400, "chunk size out of range")
+        if not _CHUNK_EXTENSIONS.fullmatch(line, found.end()):
+            raise ValueError(400, "malformed chunk extension")
+        return size
+
+    def _trailer(self, line: bytes) -> None:
+        name, value = h.check_field(line, 400)
+        self._size += len(line) + 2
+        if h.may_be_trailer(name):
+            self.trailers += b"%b: %b\r\n" % (name, value)

@@ -1,0 +1,186 @@
+"""Facts about heads that the twin in Python works with: byte classes, hop-by-hop tables, hosts, paths, Connection.
+
+Rules of this file: tables and pure functions over small pieces (one line, one value); no state. The native engine
+holds the same facts in Rust, and the tests compare the two. Faults are `ValueError(status, message)`.
+"""
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+MAX_METHOD = 32
+MAX_TARGET = 16 * 1024
+MAX_LENGTH = 2**63 - 1
+MAX_OPTIONS = 100  # each may nominate fields, and is compared with all of them
+
+_ALNUM = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TOKEN = b"!#$%&'*+-.^_`|~" + _ALNUM  # RFC 9110 §5.6.2
+VALUE = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))  # §5.5: no control bytes but HTAB
+TARGET = bytes(b for b in VALUE if b not in b"\t #")
+UNRESERVED = frozenset(_ALNUM + b"-._~")  # RFC 3986 §2.3
+
+# What a message never takes along, whatever it says (RFC 9110 §7.6.1, RFC 9112 §6; HTTP2-Settings is RFC 9113 §3.1).
+HOP_BY_HOP = frozenset((b"connection", b"content-length", b"http2-settings", b"keep-alive", b"proxy-authenticate",
+                        b"proxy-authorization", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
+# Content-Length and Transfer-Encoding stand in it because they are written anew from the body's framing.
+REQUEST_DROP = HOP_BY_HOP | {b"x-request-id"}
+FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_PORT, FORWARDED_HOST = (
+    b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-host")
+X_FORWARDED = b"x-forwarded-"
+UNTRUSTED_DROP = REQUEST_DROP | {b"forwarded", b"x-real-ip", FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_PORT,
+                                 FORWARDED_HOST}
+# A client must not be able to have these taken out by naming them in Connection; X-Forwarded-* likewise.
+NEVER_NOMINATED = frozenset((b"authorization", b"content-length", b"expect", b"forwarded", b"host",
+                             b"transfer-encoding", b"x-real-ip"))
+# Edits of a route cannot touch what frames the message or names its target.
+NEVER_EDITED = HOP_BY_HOP | {b"expect", b"host", b"trailer"}
+# Framing, routing, authentication, content and control fields have no business behind the body (RFC 9110 §6.5.1).
+NO_TRAILER = HOP_BY_HOP | frozenset((
+    b"age", b"authentication-info", b"authorization", b"cache-control", b"cookie", b"date", b"expect", b"expires",
+    b"forwarded", b"host", b"location", b"max-forwards", b"pragma", b"proxy-authentication-info", b"range",
+    b"retry-after", b"set-cookie", b"trailer", b"vary", b"via", b"warning", b"www-authenticate", b"x-real-ip",
+    b"x-request-id"))
+NO_TRAILER_PREFIXES = (b"content-", b"if-", b"x-forwarded-")  # save Content-Digest (RFC 9530 §2)
+
+# As they are usually spelled, so that most names cost one look-up.
+_COMMON = (
+    b"Host User-Agent Accept Accept-Encoding Accept-Language Accept-Charset Accept-Ranges Referer Cookie Connection "
+    b"Upgrade Upgrade-Insecure-Requests Cache-Control Pragma Content-Type Content-Length Content-Encoding "
+    b"Content-Disposition Content-Language Content-Range Content-Security-Policy Transfer-Encoding TE Trailer Expect "
+    b"Authorization Origin Range If-Range If-Match If-None-Match If-Modified-Since If-Unmodified-Since Date Server "
+    b"ETag Last-Modified Location Set-Cookie Vary Via Age Expires Keep-Alive Proxy-Connection Allow Alt-Svc Link "
+    b"Retry-After Strict-Transport-Security X-Content-Type-Options X-Frame-Options X-Powered-By X-Requested-With "
+    b"X-Request-Id X-Request-ID X-Forwarded-For X-Forwarded-Proto X-Forwarded-Port X-Forwarded-Host X-Real-IP "
+    b"X-Real-Ip Forwarded DNT Sec-Fetch-Site Sec-Fetch-Mode Sec-Fetch-Dest Sec-Fetch-User Sec-CH-UA Sec-CH-UA-Mobile "
+    b"Sec-CH-UA-Platform sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform Sec-WebSocket-Key Sec-WebSocket-Version "
+    b"Sec-WebSocket-Protocol Sec-WebSocket-Extensions Sec-WebSocket-Accept Priority traceparent tracestate "
+    b"Access-Control-Allow-Origin Access-Control-Request-Method Access-Control-Request-Headers").split()
+KNOWN = {name: name.lower() for name in _COMMON} | {name.lower(): name.lower() for name in _COMMON}
+
+_TRIPLET = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(rb"([0-9A-Za-z._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_DIGITS = re.compile(rb"[0-9]+")
+_PROTOCOL = re.compile(rb"[%b]+(?:/[%b]+)?" % (re.escape(TOKEN), re.escape(TOKEN)))
+
+
+def check_line(line: bytes, status: int) -> None:
+    """A line has been cut at CRLF: any other CR or LF is a line end for somebody else, and NUL ends strings."""
+    if b"\n" in line:
+        raise ValueError(status, "bare LF in a head")
+    if b"\r" in line:
+        raise ValueError(status, "bare CR in a head")
+    if b"\0" in line:
+        raise ValueError(status, "NUL in a head")
+
+
+def check_field(line: bytes, status: int) -> tuple[bytes, bytes]:
+    """One field line as (name, value); the first fault in it is raised (RFC 9112 §5)."""
+    check_line(line, status)
+    if line[:1] in (b" ", b"\t"):
+        raise ValueError(status, "folded field line")
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise ValueError(status, "field line without a colon")
+    if not name:
+        raise ValueError(status, "empty field name")
+    if name[-1:] in (b" ", b"\t"):
+        raise ValueError(status, "white space before the colon")
+    if name.translate(None, TOKEN):
+        raise ValueError(status, "invalid character in a field name")
+    if value.translate(None, VALUE):
+        raise ValueError(status, "control character in a field value")
+    return name, value.strip(b" \t")
+
+
+def parse_length(value: bytes, status: int) -> int:
+    """A Content-Length: digits only (RFC 9110 §8.6), at most 2^63-1."""
+    if not _DIGITS.fullmatch(value):
+        raise ValueError(status, "malformed Content-Length")
+    digits = value.lstrip(b"0") or b"0"
+    if len(digits) > 19 or (number := int(digits)) > MAX_LENGTH:
+        raise ValueError(status, "Content-Length out of range")
+    return number
+
+
+@lru_cache(1024)
+def parse_host(value: bytes) -> str:
+    """`Host` as a name in lower case, without port and one trailing dot (RFC 9110 §7.2; names only, no userinfo)."""
+    if b"@" in value:
+        raise ValueError(400, "userinfo in Host")
+    found = _HOST.fullmatch(value)
+    if not found or found[2] and int(found[2]) > 65535:
+        raise ValueError(400, "invalid Host")
+    name = found[1].lower().removesuffix(b".")
+    if not name or name.startswith(b".") or b".." in name:
+        raise ValueError(400, "invalid Host")
+    return name.decode("ascii")
+
+
+def _triplet(found: re.Match[bytes]) -> bytes:
+    byte = int(found[1], 16)
+    return bytes((byte,)) if byte in UNRESERVED else found[0].upper()
+
+
+def normal_path(path: bytes) -> str:
+    """The path to match by: unreserved characters decoded once, other triplets in upper case, bytes above 0x7f as
+    triplets, dot segments removed (RFC 3986 §6.2.2). A path that would climb above the root is refused."""
+    if b"%" in path:
+        if _BAD_PERCENT.search(path):
+            raise ValueError(400, "malformed percent-encoding in the path")
+        if b"%00" in path:
+            raise ValueError(400, "encoded NUL in the path")
+        path = _TRIPLET.sub(_triplet, path)
+    if not path.isascii():
+        path = b"".join(b"%%%02X" % byte if byte > 0x7F else bytes((byte,)) for byte in path)
+    if b"/." not in path:
+        return path.decode("ascii")
+    out: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if not out:
+                raise ValueError(400, "path climbs above the root")
+            out.pop()
+        elif segment != b".":
+            out.append(segment)
+    if segments[-1] in (b".", b".."):
+        out.append(b"")
+    return "/" + b"/".join(out).decode("ascii")
+
+
+class Connection(NamedTuple):
+    close: bool
+    keep_alive: bool
+    upgrade: bool
+    nominated: frozenset[bytes]  # names that go no further because of it
+
+
+def parse_connection(value: bytes, status: int) -> Connection:
+    """All `Connection` fields of a head, joined. Only short ones are remembered: a client chooses the bytes."""
+    if value.count(b",") >= MAX_OPTIONS:
+        raise ValueError(status, "too many options in Connection")
+    return _short_connection(value) if len(value) <= 64 else _connection(value)
+
+
+def _connection(value: bytes) -> Connection:
+    tokens = {part.strip(b" \t") for part in value.lower().split(b",")}
+    nominated = frozenset(t for t in tokens if t not in NEVER_NOMINATED and not t.startswith(X_FORWARDED))
+    return Connection(b"close" in tokens, b"keep-alive" in tokens, b"upgrade" in tokens, nominated)
+
+
+_short_connection = lru_cache(256)(_connection)
+
+
+def parse_upgrade(value: bytes | None) -> str | None:
+    """The protocols of an Upgrade field, without h2c (RFC 9113 §3.1 took it back) and without what is no protocol."""
+    parts = [part.strip(b" \t") for part in (value or b"").split(b",")]
+    good = [part for part in parts if _PROTOCOL.fullmatch(part) and part.lower() != b"h2c"]
+    return b", ".join(good).decode("ascii") if good else None
+
+
+def may_be_trailer(name: bytes) -> bool:
+    """`_` counts as `-` here: gateways behind us that write names as variables see no difference."""
+    key = name.lower().replace(b"_", b"-")
+    return key == b"content-digest" or key not in NO_TRAILER and not key.startswith(NO_TRAILER_PREFIXES)

@@ -1,0 +1,283 @@
+"""What one scalar may say: from its text to a value, with the words for messages and the JSON Schema of each form.
+
+Rules: a form is named in `model.py` (`Form("duration")`) and known here, nowhere else; `ValueError` holds a whole
+sentence for the user. Text is taken as written: no octal, no `yes`, no sexagesimal numbers.
+"""
+from __future__ import annotations
+
+import os.path
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edgeproxy.config import addresses
+from edgeproxy.config.model import Bind, EndpointAddress
+from edgeproxy.config.problem import quoted
+
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h)?", re.ASCII)
+_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST = 8760 * 3600.0
+_SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB)?", re.ASCII)
+_BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t -~]*")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
+_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)(\})?")
+_VARIABLE_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+
+FRAMING = frozenset((
+    "connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade"))
+"""Fields of one connection or of framing: the proxy writes them itself (RFC 9110 §7.6.1, RFC 9112 §6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarForm:
+    """How one scalar is read. `words` completes "expected …"; `schema` is what an editor should accept."""
+
+    words: str
+    schema: dict[str, Any]
+    parse: Callable[[str], Any]
+    anchored: Callable[[Any, str], Any] | None = field(default=None)
+    """Makes a relative path absolute: (value, folder) → value."""
+
+
+def expand(text: str, env: Callable[[str], str | None]) -> str:
+    """`${NAME}` and `${NAME:-default}` from the environment, `$${` is `${`."""
+    def one(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[0][1:]
+        if not match[3]:
+            raise ValueError("${ is never closed by }; for ${ itself write $${")
+        parts = _VARIABLE_NAME.fullmatch(match[2])
+        if not parts:
+            raise ValueError(f"{quoted(match[2])} is not the name of a variable; for ${{ itself write $${{")
+        if parts[2] is not None and "${" in parts[2]:
+            raise ValueError("a default cannot hold another ${…}")
+        value = env(parts[1])
+        if parts[2] is not None:
+            return value or parts[2]
+        if value is None:
+            raise ValueError(f"the environment variable {parts[1]} is not set; "
+                             f"set it, or give a default: ${{{parts[1]}:-default}}")
+        return value
+    return _VARIABLE.sub(one, text)
+
+
+def duration(low: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        match = _DURATION.fullmatch(text)
+        if not match:
+            if text.startswith("-"):
+                raise ValueError("a duration cannot be negative")
+            raise ValueError(f"{quoted(text)} is not a duration; write 250ms, 5s, 2m, 3h or a number of seconds")
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if seconds > _LONGEST:
+            raise ValueError("a duration is at most 8760h, which is a year")
+        if seconds < low:
+            raise ValueError("this duration cannot be 0" if seconds == 0 else "a duration other than 0 is at least 1ms")
+        return seconds
+    return parse
+
+
+def size(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = _SIZE.fullmatch(text)
+        if not match:
+            unit = re.fullmatch(r"(\d+) ?([kKmMgG])[iI]?[bB]?", text)
+            if unit:
+                guess = f"{unit[1]}{unit[2].upper()}iB"
+                raise ValueError(f"{quoted(text)} is not a size, did you mean {quoted(guess)}?")
+            raise ValueError(f"{quoted(text)} is not a size; write 512B, 16KiB, 1MiB or a number of bytes")
+        return _within(int(match[1]) * _BYTES[match[2]], low, high, " bytes")
+    return parse
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
+            hint = "; write it without leading zeros" if re.fullmatch(r"0[0-9]+", text) else ""
+            raise ValueError(f"{quoted(text)} is not a whole number{hint}")
+        return _within(int(text), low, high, "")
+    return parse
+
+
+def _within(number: int, low: int, high: int, unit: str) -> int:
+    if number < low:
+        raise ValueError("this cannot be negative" if low == 0 else f"this is at least {low}{unit}")
+    if number > high:
+        raise ValueError(f"this is at most {high}{unit}")
+    return number
+
+
+def boolean(text: str) -> bool:
+    if text in ("true", "false"):
+        return text == "true"
+    raise ValueError(f"{quoted(text)} is neither true nor false")
+
+
+def name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not a name: letters, digits, - _ . within, at most 64")
+    return text
+
+
+def token(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not the name of a header: letters, digits and -")
+    return text
+
+
+def matched_field(text: str) -> str:
+    lower = token(text).lower()
+    if lower == "host":
+        raise ValueError("to match the host use host")
+    return lower
+
+
+def edited_field(text: str) -> str:
+    lower = token(text).lower()
+    if lower == "host":
+        raise ValueError("the host is changed by rewrite: {host: …}")
+    if lower in FRAMING:
+        raise ValueError(f"{text} belongs to the connection; the proxy writes it itself")
+    return text
+
+
+def header_value(text: str) -> str:
+    if not _VALUE.fullmatch(text):
+        if any(char < " " or char == "\x7f" for char in text):
+            raise ValueError("a header cannot hold control characters or line breaks")
+        raise ValueError("a header holds ASCII only")
+    if text != text.strip():
+        raise ValueError("a header cannot begin or end with a blank")
+    return text
+
+
+def method(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not a method; write GET, HEAD, POST …")
+    if text != text.upper():
+        raise ValueError(f"methods are in capitals, did you mean {quoted(text.upper())}?")
+    if text in ("CONNECT", "TRACE"):
+        raise ValueError(f"{text} is always answered 405 by the proxy, so this would never match")
+    return text
+
+
+def regex(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("paths are compared percent-encoded; a regex for them is printable ASCII")
+    if len(text) > 2000:
+        raise ValueError("a regex has at most 2000 characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except re.error as error:
+        place = f" at character {error.pos + 1}" if error.pos is not None else ""
+        raise ValueError(f"this regex is not valid: {error.msg}{place}") from None
+    except (OverflowError, RecursionError, MemoryError):
+        raise ValueError("this regex is too large") from None
+    return text
+
+
+def plain(text: str) -> str:
+    return text
+
+
+def line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("this cannot hold control characters or line breaks")
+    return text
+
+
+def status(text: str) -> int:
+    if not re.fullmatch(r"[2-5][0-9][0-9]", text):
+        raise ValueError(f"{quoted(text)} is not a status; write a number from 200 to 599")
+    return int(text)
+
+
+def retry_condition(text: str) -> str | int:
+    if text in ("connect", "reset", "timeout"):
+        return text
+    if re.fullmatch(r"[45][0-9][0-9]", text):
+        return int(text)
+    raise ValueError(f"{quoted(text)} is not a reason to retry; "
+                     "write connect, reset, timeout or a status from 400 to 599")
+
+
+def file_path(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("this is not the path of a file")
+    return text
+
+
+def _anchored_file(text: str, folder: str) -> str:
+    return text if text == "-" else os.path.join(folder, text)
+
+
+def _anchored_socket(value: Bind | EndpointAddress, folder: str) -> Bind | EndpointAddress:
+    if not value.path or os.path.isabs(value.path) or not folder:
+        return value
+    where = os.path.join(folder, value.path)
+    addresses.check_socket_path(where)
+    return replace(value, path=where)
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_LOOSE: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+VARIABLE = {"$ref": "#/$defs/variable"}
+
+
+def _or_variable(*schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [*schemas, VARIABLE]}
+
+
+def scalar_form(word: str, low: float, high: float) -> ScalarForm:
+    """The form of that name; `low` and `high` bound numbers."""
+    if word == "duration":
+        return ScalarForm("a duration such as 250ms, 5s, 2m, 3h or a number of seconds", _or_variable(
+            {"type": "number", "minimum": low, "maximum": _LONGEST},
+            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}), duration(low))
+    if word == "size":
+        return ScalarForm("a size such as 512B, 16KiB, 1MiB or a number of bytes", _or_variable(
+            {"type": "integer", "minimum": int(low), "maximum": int(high)},
+            {"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)?$"}), size(int(low), int(high)))
+    if word == "whole":
+        return ScalarForm("a whole number", _or_variable(
+            {"type": "integer", "minimum": int(low), "maximum": int(high)},
+            {"type": "string", "pattern": "^(0|[1-9][0-9]*)$"}), whole(int(low), int(high)))
+    return _FORMS[word]
+
+
+_FORMS: dict[str, ScalarForm] = {
+    "boolean": ScalarForm("true or false", _or_variable({"type": "boolean"}, {"enum": ["true", "false"]}), boolean),
+    "name": ScalarForm("a name", {"type": ["string", "number", "boolean"]}, name),
+    "text": ScalarForm("text", _LOOSE, plain),
+    "line": ScalarForm("text", _LOOSE, line),
+    "file": ScalarForm("the path of a file", _TEXT, file_path, _anchored_file),
+    "bind": ScalarForm('an address such as ":80", "127.0.0.1:8080", "[::1]:80" or "unix:/run/e.sock"',
+                       _TEXT, addresses.bind, _anchored_socket),
+    "endpoint": ScalarForm('an address such as "10.0.0.5:80", "[::1]:80" or "unix:/run/app.sock"',
+                           _TEXT, addresses.endpoint, _anchored_socket),
+    "network": ScalarForm("a network such as 10.0.0.0/8", _TEXT, addresses.network),
+    "host-pattern": ScalarForm("a host name", _TEXT, addresses.host_pattern),
+    "host": ScalarForm("a host name", _TEXT, addresses.host_name),
+    "authority": ScalarForm("a host name, with or without a port", _TEXT, addresses.authority),
+    "path": ScalarForm("a path such as /app", _TEXT, addresses.path),
+    "prefix": ScalarForm("a path such as /app", _TEXT, addresses.prefix),
+    "regex": ScalarForm("a regular expression", _TEXT, regex),
+    "method": ScalarForm("a method such as GET", _TEXT, method),
+    "matched-field": ScalarForm("the name of a header", _TEXT, matched_field),
+    "edited-field": ScalarForm("the name of a header", _TEXT, edited_field),
+    "field": ScalarForm("the name of a header", _TEXT, token),
+    "value": ScalarForm("text", _LOOSE, header_value),
+    "status": ScalarForm(
+        "a status such as 200", _or_variable({"type": "integer", "minimum": 200, "maximum": 599}), status),
+    "retry-condition": ScalarForm(
+        "connect, reset, timeout or a status such as 503",
+        _or_variable({"enum": ["connect", "reset", "timeout"]}, {"type": "integer", "minimum": 400, "maximum": 599}),
+        retry_condition),
+}

@@ -1,0 +1,268 @@
+"""What several values must agree on: names referred to, keys that exclude or need each other, things given twice.
+
+Rules: run when every document was read; they add problems and change nothing; a key that could not be read
+(`Entry.bad`) is not judged a second time. What is only unwise is in `check.py`.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from edgeproxy.config.model import Bind, Listener, PathMatch, Redirect, Rewrite, Route, Service
+from edgeproxy.config.nodes import Node
+from edgeproxy.config.problem import Problems, quoted
+from edgeproxy.config.shapes import Entry, MapOf
+from edgeproxy.config.tree import map_of
+
+_LEADS = ("service", "redirect", "respond")
+_FOR_SERVICE = ("rewrite", "request_headers", "timeouts", "retry")
+_NEW_PLACE = ("scheme", "host", "port", "path", "prefix")
+_MATCH = ("host", "path", "methods", "headers", "query", "listeners")
+_GROUP = re.compile(r"\$([0-9]{1,4})")
+_NO_BODY = (204, 205, 304)
+
+Matches = dict[object, list[tuple[Entry, frozenset[str]]]]
+
+
+def check(entries: Mapping[type, list[Entry]], problems: Problems) -> None:
+    """Adds what is wrong with listeners, routes and services together."""
+    for kind, word in ((Listener, "listener"), (Service, "service"), (Route, "route")):
+        _names_once(entries[kind], word)
+    listeners = {entry.name: entry for entry in entries[Listener]}
+    services = {entry.name: entry for entry in entries[Service]}
+    for entry in _readable(entries[Listener]):
+        _check_listener(entry, services, problems)
+    _binds_once(entries[Listener])
+    http = frozenset(name for name, entry in listeners.items()
+                     if entry.value is None or "protocol" in entry.bad or entry.value.protocol == "http")
+    matches: Matches = {}
+    for entry in _readable(entries[Route]):
+        _check_leads(entry)
+        _check_change(entry)
+        _check_edits(entry)
+        _check_names(entry, listeners, http, services, problems)
+        _match_once(entry, http, matches)
+
+
+def find(node: Node, *keys: str | int) -> Node:
+    """The value behind these keys and positions, or the nearest there is."""
+    for key in keys:
+        found = None
+        if node.id == "mapping":
+            found = next((value for name, value in node.value if name.value == key), None)
+        elif node.id == "sequence" and isinstance(key, int) and key < len(node.value):
+            found = node.value[key]
+        elif node.id == "scalar" and key in (0, "name", "address"):
+            found = node  # a short form stands for its only part
+        if found is None:
+            return node
+        node = found
+    return node
+
+
+def key_of(node: Node, key: str) -> Node:
+    """The key itself."""
+    return next((name for name, _ in node.value if name.value == key), node) if node.id == "mapping" else node
+
+
+def where(entry: Entry, seen_from: Entry) -> str:
+    """Line, with the file if it is another one."""
+    if entry.document is seen_from.document:
+        return f"line {entry.key.start_mark.line + 1}"
+    return entry.document.where(entry.key)
+
+
+def _readable(entries: Iterable[Entry]) -> Iterable[Entry]:
+    return (entry for entry in entries if entry.value is not None)
+
+
+def _keys(node: Node) -> set[str]:
+    return {str(name.value) for name, _ in node.value} if node.id == "mapping" else set()
+
+
+def _names_once(entries: Iterable[Entry], word: str) -> None:
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.name, entry)
+        if other is not entry and entry.name:
+            entry.document.refuse(find(entry.key, "name"), f"the {word} {quoted(entry.name)} is given twice, "
+                                                           f"first in {where(other, entry)}")
+
+
+# listeners
+
+def _check_listener(entry: Entry, services: Mapping[str, Entry], problems: Problems) -> None:
+    listener: Listener = entry.value
+    if "protocol" in entry.bad:
+        return
+    _refuse_other_protocol(entry, map_of(Listener), entry.node, listener.protocol)
+    if listener.protocol != "tcp" or "service" in entry.bad:
+        return
+    if listener.service is None:
+        entry.document.refuse(entry.node, "a tcp listener leads to one service: write service: NAME")
+        return
+    node = find(entry.node, "service")
+    if _service_exists(entry, node, listener.service, services, problems):
+        service: Service | None = services[listener.service].value
+        if service is not None and service.balance.source is not None:
+            entry.document.refuse(node, f"the service {quoted(service.name)} balances by {service.balance.source}, "
+                                        "which only requests have; use source-hash for tcp")
+
+
+def _refuse_other_protocol(entry: Entry, shape: MapOf, node: Node, protocol: str) -> None:
+    """Keys that only the other protocol knows, in the listener and in its maps."""
+    if node.id != "mapping":
+        return
+    for key_node, value_node in node.value:
+        part = shape.parts.get(key_node.value) if key_node.id == "scalar" else None
+        if part is None:
+            continue
+        if part.protocol not in (None, protocol):
+            advice = "; write routes that lead to services" if part.key == "service" else ""
+            entry.document.refuse(key_node, f"{quoted(part.key)} is for {part.protocol} listeners, "
+                                            f"this one is {protocol}{advice}")
+        elif isinstance(part.shape, MapOf):
+            _refuse_other_protocol(entry, part.shape, value_node, protocol)
+
+
+def _binds_once(entries: Iterable[Entry]) -> None:
+    taken: dict[object, list[tuple[Bind, Entry]]] = {}
+    for entry in _readable(entries):
+        for position, bind in enumerate(entry.value.bind):
+            if not bind.port and not bind.path:
+                continue  # any free port
+            others = taken.setdefault(bind.path or bind.port, [])
+            for other_bind, other in others:
+                if _overlap(bind, other_bind):
+                    entry.document.refuse(find(entry.node, "bind", position), _taken(bind, other_bind, entry, other))
+                    break
+            others.append((bind, entry))
+
+
+def _overlap(one: Bind, other: Bind) -> bool:
+    if one.path or other.path:
+        return one.path == other.path
+    return one.host == other.host or _covers(one, other) or _covers(other, one)
+
+
+def _covers(wide: Bind, narrow: Bind) -> bool:
+    return wide.host == "" or (wide.host == "0.0.0.0" and ":" not in narrow.host)
+
+
+def _taken(bind: Bind, taken: Bind, entry: Entry, other: Entry) -> str:
+    who = "this listener" if other is entry else f"the listener {quoted(other.name)} in {where(other, entry)}"
+    if bind == taken:
+        return f"{bind} is taken by {who}"
+    return f"{bind} and {taken} cannot both be listened on, and {taken} is taken by {who}"
+
+
+# routes
+
+def _check_leads(entry: Entry) -> None:
+    """Exactly one of service, redirect and respond, and only what goes with it."""
+    route: Route = entry.value
+    keys = _keys(entry.node)
+    given = [key for key in _LEADS if key in keys]
+    if not given:
+        if not any(key in entry.bad for key in _LEADS):
+            entry.document.refuse(entry.node, "this route leads nowhere: write service, redirect or respond")
+        return
+    if len(given) > 1:
+        entry.document.refuse(key_of(entry.node, given[1]), "a route has only one of service, redirect and respond; "
+                                                            f"{given[0]} is there already")
+    if given[0] != "service":
+        for key in _FOR_SERVICE:
+            if key in keys:
+                entry.document.refuse(key_of(entry.node, key), f"{key} is for routes to a service; "
+                                                               f"with {given[0]} it has no effect")
+    if route.redirect is not None and not _keys(find(entry.node, "redirect")).intersection(_NEW_PLACE):
+        entry.document.refuse(find(entry.node, "redirect"),
+                              "this redirects to the same place; write scheme, host, port, path or prefix")
+    if route.respond is not None and route.respond.status in _NO_BODY and route.respond.body:
+        entry.document.refuse(find(entry.node, "respond", "body"),
+                              f"a response with status {route.respond.status} has no body")
+
+
+def _check_change(entry: Entry) -> None:
+    """What the new path of a rewrite or redirect may be made of."""
+    if "path" in entry.bad:
+        return
+    route: Route = entry.value
+    changes: dict[str, Rewrite | Redirect | None] = {"rewrite": route.rewrite, "redirect": route.redirect}
+    for key, change in changes.items():
+        if change is None or (change.path is None and change.prefix is None):
+            continue
+        node = find(entry.node, key)
+        if change.path is not None and change.prefix is not None:
+            entry.document.refuse(key_of(node, "prefix"), "prefix and path exclude each other")
+        elif change.path is None and route.path.kind != "prefix":
+            entry.document.refuse(key_of(node, "prefix"), f"this route has no prefix to replace, its path is "
+                                                          f"{{{route.path.kind}: …}}; write path instead")
+        elif change.path is not None and key == "rewrite":
+            _check_groups(entry, find(node, "path"), change.path, route.path)
+
+
+def _check_groups(entry: Entry, node: Node, path: str, match: PathMatch) -> None:
+    wanted = [int(group) for group in _GROUP.findall(path)]
+    if not wanted:
+        return
+    if match.kind != "regex":
+        entry.document.refuse(node, f"${wanted[0]} is a group of a regex, but the route's path is {{{match.kind}: …}}")
+        return
+    groups = re.compile(match.value).groups
+    missing = [group for group in wanted if not 1 <= group <= groups]
+    if missing:
+        there = "no group" if groups == 0 else "only $1" if groups == 1 else f"$1 to ${groups}"
+        entry.document.refuse(node, f"there is no ${missing[0]}: the route's regex has {there}")
+
+
+def _check_edits(entry: Entry) -> None:
+    for key, edits in (("request_headers", entry.value.request_headers),
+                       ("response_headers", entry.value.response_headers)):
+        if not edits.remove:
+            continue
+        removed = {name.lower() for name in edits.remove}
+        for name, _ in edits.set:
+            if name.lower() in removed:
+                entry.document.refuse(key_of(find(entry.node, key, "set"), name),
+                                      f"{name} is both set and removed; set alone replaces what was there")
+
+
+def _check_names(entry: Entry, listeners: Mapping[str, Entry], http: frozenset[str], services: Mapping[str, Entry],
+                 problems: Problems) -> None:
+    """Services and listeners that are named exist, and the listeners speak http."""
+    route: Route = entry.value
+    for position, part in enumerate(route.service):
+        if part.name not in services:
+            _service_exists(entry, find(entry.node, "service", position, "name"), part.name, services, problems)
+    for position, name in enumerate(route.listeners or ()):
+        if name in http:
+            continue
+        message = f"no listener is named {quoted(name)}{problems.near(name, listeners)}"
+        if name in listeners:
+            message = f"routes are for http listeners; {quoted(name)} is a tcp listener"
+        entry.document.refuse(find(entry.node, "listeners", position), message)
+
+
+def _service_exists(entry: Entry, node: Node, name: str, services: Mapping[str, Entry], problems: Problems) -> bool:
+    if name not in services:
+        entry.document.refuse(node, f"no service is named {quoted(name)}{problems.near(name, services)}")
+    return name in services
+
+
+def _match_once(entry: Entry, http: frozenset[str], matches: Matches) -> None:
+    """No two routes with the very same match on a common listener: one of them could never win."""
+    if entry.bad and not entry.bad.isdisjoint(_MATCH):
+        return
+    route: Route = entry.value
+    listeners = http if route.listeners is None else frozenset(route.listeners)
+    rest = (route.path, frozenset(route.methods), frozenset(route.headers), frozenset(route.query))
+    for host in route.host or ("",):
+        others = matches.setdefault((host, rest), [])
+        for other, other_listeners in others:
+            if listeners & other_listeners:
+                for_host = f" for {host}" if len(route.host) > 1 or len(other.value.host) > 1 else ""
+                entry.document.refuse(entry.node, f"the same match{for_host} as the route in {where(other, entry)}; "
+                                                  "join the two, or give one a further condition")
+                break
+        others.append((entry, listeners))
