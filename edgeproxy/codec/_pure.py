@@ -7,27 +7,23 @@ find the first fault. Faults are `ValueError(status, message)`; those of a respo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 
 from edgeproxy.codec import headers as h
+from edgeproxy.codec._chunks import ChunkDecoder
+from edgeproxy.codec.headers import CRLF, Edits, Fields, Forward
 
 MAX_BLANK = 4  # empty lines before a request that are passed over (RFC 9112 §2.2 asks for one at least)
-MAX_CHUNK_LINE = 1024
 
-_CRLF = b"\r\n"
 _END = b"\r\n\r\n"
-_LEGAL = h.VALUE
-_LEAST_TARGET = re.escape(h.TARGET)
-_REQUEST_LINE = re.compile(rb"([%b]{1,32}) ([%b]+) HTTP/1\.([01])" % (re.escape(h.TOKEN), _LEAST_TARGET))
+_REQUEST_LINE = re.compile(rb"([%b]{1,32}) ([%b]+) HTTP/1\.([01])" % (re.escape(h.TOKEN), re.escape(h.TARGET)))
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.S)
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
-_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
-_CHUNK_EXTENSIONS = re.compile(
-    rb"(?:;[%b]+(?:=(?:[%b]+|%b))?)*" % (re.escape(h.TOKEN), re.escape(h.TOKEN), _QUOTED))
 _NOTHING: frozenset[bytes] = frozenset()
+
+__all__ = ["ChunkDecoder", "Edits", "Forward", "RequestHead", "ResponseHead", "find_head_end", "parse_request",
+           "parse_response"]
 
 
 # ---- lines and fields ------------------------------------------------------------------------------------------
@@ -83,61 +79,9 @@ def _begin_request_line(line: bytes) -> None:
         raise ValueError(414, "target too long")
 
 
-class _Fields:
-    """The fields of a head: `keys` in lower case, beside them `lines` as they are passed on, and values by key."""
-
-    __slots__ = ("keys", "lines", "values")
-
-    def __init__(self, block: bytes, lines: list[bytes], max_fields: int, status: int) -> None:
-        """`block` split at CRLF gives `lines`; the first of them is the start line, which has been checked."""
-        self.keys: list[bytes] = []
-        self.lines: list[bytes] = []
-        self.values: dict[bytes, bytes] = {}
-        count = len(lines) - 1
-        if count > max_fields or block.translate(None, _LEGAL) != _CRLF * count or not self._fill(lines):
-            _check_fields(lines[1:], max_fields, status)
-            raise AssertionError("a head that failed in bulk has no faulty line")
-
-    def _fill(self, lines: list[bytes]) -> bool:
-        """False at the first line that is no field; which rule it breaks is found out by the caller."""
-        keys, out, values, known = self.keys, self.lines, self.values, h.KNOWN
-        rest = iter(lines)
-        next(rest)
-        for line in rest:
-            name, colon, raw = line.partition(b":")
-            key = known.get(name)
-            if key is None:
-                if not name or name.translate(None, h.TOKEN):
-                    return False
-                key = name.lower()
-            if not colon:
-                return False
-            value = raw.strip(b" \t")
-            if len(value) + 1 != len(raw) or raw[0] != 32:
-                line = b"%b: %b" % (name, value)
-            keys.append(key)
-            out.append(line)
-            if key in values:
-                value = b"%b%b%b" % (values[key], b"; " if key == b"cookie" else b", ", value)
-            values[key] = value
-        return True
-
-
-def _check_fields(lines: Sequence[bytes], max_fields: int, status: int) -> None:
-    for number, line in enumerate(lines):
-        if number >= max_fields:
-            raise ValueError(431 if status == 400 else status, "too many fields")
-        h.check_field(line, status)
-
-
-def _check_tail(tail: bytes, status: int) -> None:
-    """The unfinished last line of an unfinished head."""
-    h.check_line(tail.removesuffix(b"\r"), status)
-
-
 def _skip_blank(data: bytes | bytearray) -> int:
     start = 0
-    while data[start:start + 2] == _CRLF:
+    while data[start:start + 2] == CRLF:
         start += 2
         if start > 2 * MAX_BLANK:
             raise ValueError(400, "too many empty lines before the request")
@@ -151,7 +95,7 @@ def find_head_end(data: bytes | bytearray, start: int) -> int:
     found = data.find(_END, max(first, start - 3))
     stop = len(data) if found < 0 else found + 4
     if data[first:first + 5] != b"HTTP/":
-        line = data.find(_CRLF, first, first + h.MAX_TARGET + 128)
+        line = data.find(CRLF, first, first + h.MAX_TARGET + 128)
         if line < 0:
             if start < first + h.MAX_METHOD + 2 or stop - first > h.MAX_TARGET + 64:
                 _begin_request_line(bytes(data[first:stop]))
@@ -162,7 +106,7 @@ def find_head_end(data: bytes | bytearray, start: int) -> int:
     if at > first and data[at:at + 1] == b"\n" and data[at - 1:at] == b"\r":
         at += 1
     part = data[at:stop]
-    pairs = part.count(_CRLF)
+    pairs = part.count(CRLF)
     if part.count(b"\n") != pairs:
         raise ValueError(400, "bare LF in a head")
     if part.count(b"\r") - (part[-1:] == b"\r") != pairs:
@@ -170,65 +114,6 @@ def find_head_end(data: bytes | bytearray, start: int) -> int:
     if b"\0" in part:
         raise ValueError(400, "NUL in a head")
     return -1 if found < 0 else stop
-
-
-# ---- what is set once per connection and once per route --------------------------------------------------------
-
-class Forward:
-    """What the proxy tells the endpoint about the client's connection."""
-
-    __slots__ = ("_lines", "_peer", "trusted")
-
-    def __init__(self, peer: bytes, proto: bytes, port: bytes, trusted: bool) -> None:
-        self.trusted = trusted
-        self._peer = peer
-        named = ((h.FORWARDED_FOR, b"X-Forwarded-For", peer), (h.FORWARDED_PROTO, b"X-Forwarded-Proto", proto),
-                 (h.FORWARDED_PORT, b"X-Forwarded-Port", port))
-        self._lines = [(key, b"%b: %b" % (name, value)) for key, name, value in named if value]
-        for _, name, value in named:
-            _check_edit(name, value)
-
-    def lines(self, values: dict[bytes, bytes], authority: bytes) -> list[tuple[bytes, bytes]]:
-        """The X-Forwarded-* lines to add, as (key, line)."""
-        lines = self._lines
-        if authority:
-            lines = [*lines, (h.FORWARDED_HOST, b"X-Forwarded-Host: " + authority)]
-        if not self.trusted:
-            return lines
-        before = values.get(h.FORWARDED_FOR)
-        out = [(key, line) for key, line in lines if key not in values]
-        if before is not None:
-            extended = b", ".join(part for part in (before, self._peer) if part)
-            out.insert(0, (h.FORWARDED_FOR, b"X-Forwarded-For: " + extended))
-        return out
-
-
-def _check_edit(name: bytes, value: bytes) -> bytes:
-    """The name in lower case, if name and value can be sent."""
-    try:
-        if h.check_field(b"%b: %b" % (name, value), 500)[0] != name:
-            raise ValueError(500, "invalid character in a field name")
-    except ValueError as why:
-        raise ValueError(500, f"cannot be sent as a field: {why.args[1]}") from None
-    return name.lower()
-
-
-class Edits:
-    """A route's changes to fields. What frames the message or names its target is left alone."""
-
-    __slots__ = ("_drop", "_lines")
-
-    def __init__(self, set: Sequence[tuple[bytes, bytes]], add: Sequence[tuple[bytes, bytes]],
-                 remove: Sequence[bytes]) -> None:
-        drop = [_check_edit(name, b"") for name in remove]
-        lines = []
-        for name, value in set:
-            drop.append(_check_edit(name, value))
-            lines.append((drop[-1], name, value))
-        lines += [(_check_edit(name, value), name, value) for name, value in add]
-        self._drop = frozenset(drop) - h.NEVER_EDITED
-        self._lines = [b"%b: %b" % (name, value.strip(b" \t"))
-                       for key, name, value in lines if key not in h.NEVER_EDITED]
 
 
 # ---- requests --------------------------------------------------------------------------------------------------
@@ -239,7 +124,7 @@ def parse_request(data: bytes, max_head: int, max_fields: int) -> RequestHead | 
     end = data.find(_END, start)
     if end < 0:
         rest = data[start:]
-        *lines, tail = rest.split(_CRLF)
+        *lines, tail = rest.split(CRLF)
         if lines:
             method, target, _ = _request_line(lines[0])
             _split_target(method, target)
@@ -247,11 +132,11 @@ def parse_request(data: bytes, max_head: int, max_fields: int) -> RequestHead | 
             _begin_request_line(tail)
         if len(rest) > max_head:
             raise ValueError(431, "head too large")
-        _check_fields(lines[1:], max_fields, 400)
-        _check_tail(tail, 400)
+        h.check_fields(lines[1:], max_fields, 400)
+        h.check_tail(tail, 400)
         return None
     block = data[start:end]
-    lines = block.split(_CRLF)
+    lines = block.split(CRLF)
     method, target, minor = _request_line(lines[0])
     if end + 4 - start > max_head:
         # the form of the target is part of the request line, which comes before the size
@@ -293,12 +178,12 @@ class RequestHead:
         self.query = query.decode("latin-1") if query else ""
         self.minor = minor
         self.size = size
-        self._fields = fields = _Fields(block, lines, max_fields, 400)
+        self._fields = fields = Fields(block, lines, max_fields, 400)
         self._read_host(fields, minor, absolute)
         self._read_framing(fields.values, fields.keys, minor)
         self._read_hops(fields.values, minor)
 
-    def _read_host(self, fields: _Fields, minor: int, absolute: bytes | None) -> None:
+    def _read_host(self, fields: Fields, minor: int, absolute: bytes | None) -> None:
         value = fields.values.get(b"host")
         if value is None:
             if minor:
@@ -363,7 +248,7 @@ class RequestHead:
         return self._fields.values.get(name)
 
     def fields(self) -> list[tuple[bytes, bytes]]:
-        return _pairs(self._fields)
+        return self._fields.pairs()
 
     def log_fields(self) -> str:
         get = self._fields.values.get
@@ -385,14 +270,14 @@ class RequestHead:
         drop = h.REQUEST_DROP if forward.trusted else h.UNTRUSTED_DROP
         if forward.trusted and h.FORWARDED_FOR in fields.values:
             extra = extra | {h.FORWARDED_FOR}
-        edited = _NOTHING if edits is None else edits._drop
+        edited = _NOTHING if edits is None else edits.drop
         if extra or edited:
             drop = drop | extra | edited
         kept = list(zip(fields.keys, fields.lines, strict=True))
         if not forward.trusted and b"x-forwarded-" in b"".join(fields.keys):
             kept = [pair for pair in kept if not pair[0].startswith(h.X_FORWARDED)]
         if host is not None:
-            _check_edit(b"Host", host)
+            h.check_edit(b"Host", host)
             kept = [(k, line.partition(b":")[0] + b": " + host if k == b"host" else line) for k, line in kept]
         out = [b"%b %b HTTP/1.1" % (self.method.encode("ascii"), self._checked(target))]
         authority = self.authority.encode("ascii")
@@ -405,9 +290,9 @@ class RequestHead:
         added.append((b"via", b"Via: 1.%d edgeproxy" % self.minor))
         out += [line for key, line in added if key not in edited]
         if edits is not None:
-            out += edits._lines
+            out += edits.lines
         out.append(_END[2:])
-        return _CRLF.join(out)
+        return CRLF.join(out)
 
     def _checked(self, target: bytes | None) -> bytes:
         if target is None:
@@ -432,35 +317,30 @@ class RequestHead:
         return out
 
 
-def _pairs(fields: _Fields) -> list[tuple[bytes, bytes]]:
-    split = (line.partition(b":") for line in fields.lines)
-    return [(name, value[1:]) for name, _, value in split]
-
-
 # ---- responses -------------------------------------------------------------------------------------------------
 
 def parse_response(data: bytes, head_request: bool, max_head: int, max_fields: int) -> ResponseHead | None:
     """The head at the front of `data`, the answer to a HEAD request or another; None if more bytes are needed."""
     end = data.find(_END)
     if end < 0:
-        *lines, tail = data.split(_CRLF)
+        *lines, tail = data.split(CRLF)
         if lines:
             _status_line(lines[0])
         else:
-            _check_tail(tail, 502)
+            h.check_tail(tail, 502)
             if not b"HTTP/1.".startswith(tail[:7]):
                 raise ValueError(502, "malformed status line")
         if len(data) > max_head:
             raise ValueError(502, "head too large")
-        _check_fields(lines[1:], max_fields, 502)
-        _check_tail(tail, 502)
+        h.check_fields(lines[1:], max_fields, 502)
+        h.check_tail(tail, 502)
         return None
     block = data[:end]
-    lines = block.split(_CRLF)
+    lines = block.split(CRLF)
     minor, status, reason = _status_line(lines[0])
     if end + 4 > max_head:
         raise ValueError(502, "head too large")
-    return ResponseHead(minor, status, reason, _Fields(block, lines, max_fields, 502), head_request, end + 4)
+    return ResponseHead(minor, status, reason, Fields(block, lines, max_fields, 502), head_request, end + 4)
 
 
 def _status_line(line: bytes) -> tuple[int, int, bytes]:
@@ -480,7 +360,7 @@ class ResponseHead:
 
     __slots__ = ("_extra", "_fields", "_stated", "keep_alive", "length", "minor", "reason", "size", "status", "upgrade")
 
-    def __init__(self, minor: int, status: int, reason: bytes, fields: _Fields, head_request: bool, size: int) -> None:
+    def __init__(self, minor: int, status: int, reason: bytes, fields: Fields, head_request: bool, size: int) -> None:
         self.minor = minor
         self.status = status
         self.reason = reason.decode("latin-1")
@@ -537,7 +417,7 @@ class ResponseHead:
         return self._fields.values.get(name)
 
     def fields(self) -> list[tuple[bytes, bytes]]:
-        return _pairs(self._fields)
+        return self._fields.pairs()
 
     def inbound(self, client_minor: int, close: bool, edits: Edits | None) -> bytes:
         """The whole head for the client."""
@@ -547,7 +427,7 @@ class ResponseHead:
         if b"trailer" in fields.values and (self.length != -1 or client_minor == 0):
             extra = extra | {b"trailer"}
         if edits is not None:
-            extra = extra | edits._drop
+            extra = extra | edits.drop
         if extra:
             drop = drop | extra
         out = [b"HTTP/1.1 %d %b" % (self.status, self.reason.encode("latin-1"))]
@@ -558,9 +438,9 @@ class ResponseHead:
         elif self.status >= 200:
             out += self._framing(client_minor, close)
         if edits is not None:
-            out += edits._lines
+            out += edits.lines
         out.append(_END[2:])
-        return _CRLF.join(out)
+        return CRLF.join(out)
 
     def _framing(self, client_minor: int, close: bool) -> list[bytes]:
         out = []
@@ -581,82 +461,3 @@ class ResponseHead:
         elif offer is not None:
             out.append(b"Connection: Upgrade")
         return out
-
-
-# ---- chunked bodies --------------------------------------------------------------------------------------------
-
-class ChunkDecoder:
-    """One chunked body (RFC 9112 §7.1), strictly: CRLF only, no white space, extensions checked and dropped."""
-
-    __slots__ = ("_left", "_line", "_max_trailer", "_size", "consumed", "done", "trailers")
-
-    def __init__(self, max_trailer: int) -> None:
-        self.done = False
-        self.consumed = 0
-        self.trailers = b""
-        self._left = 0      # of the chunk's data; -1, -2: LF, CRLF is due; 0: in a line
-        self._line = b""    # the beginning of that line
-        self._size = -1     # of the trailer section so far; -1: not in it
-        self._max_trailer = max_trailer
-
-    def feed(self, data: bytes) -> bytes:
-        """The payload in `data`."""
-        out: list[bytes] = []
-        at, total = 0, len(data)
-        while at < total and not self.done:
-            if self._left > 0:
-                part = data[at:at + self._left] if at or self._left < total else data
-                at += len(part)
-                self._left = self._left - len(part) or -2
-                out.append(part)
-            elif self._left < 0:
-                if data[at] != (13 if self._left == -2 else 10):
-                    raise ValueError(400, "missing CRLF after chunk data")
-                at += 1
-                self._left += 1
-            else:
-                at = self._take_line(data, at)
-        self.consumed = at
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _take_line(self, data: bytes, at: int) -> int:
-        stop = data.find(b"\n", at) + 1
-        line = self._line + (data[at:stop] if stop else data[at:])
-        limit = MAX_CHUNK_LINE if self._size < 0 else self._max_trailer - self._size
-        if len(line) > limit:
-            raise ValueError(400, "chunk line too long" if self._size < 0 else "trailers too large")
-        if not stop:
-            self._line = line
-            return len(data)
-        self._line = b""
-        if line[-2:-1] != b"\r":
-            raise ValueError(400, "bare LF in chunked framing")
-        line = line[:-2]
-        if b"\r" in line:
-            raise ValueError(400, "bare CR in chunked framing")
-        if self._size < 0:
-            self._left = self._chunk_size(line)
-            if self._left == 0:
-                self._size = 0
-        elif line:
-            self._trailer(line)
-        else:
-            self.done = True
-        return stop
-
-    def _chunk_size(self, line: bytes) -> int:
-        found = _CHUNK_SIZE.match(line)
-        if found is None or line[found.end():found.end() + 1] not in (b"", b";"):
-            raise ValueError(400, "malformed chunk size")
-        size = int(found[0], 16)
-        if size > h.MAX_LENGTH:
-            raise ValueError(400, "chunk size out of range")
-        if not _CHUNK_EXTENSIONS.fullmatch(line, found.end()):
-            raise ValueError(400, "malformed chunk extension")
-        return size
-
-    def _trailer(self, line: bytes) -> None:
-        name, value = h.check_field(line, 400)
-        self._size += len(line) + 2
-        if h.may_be_trailer(name):
-            self.trailers += b"%b: %b\r\n" % (name, value)

@@ -12,8 +12,7 @@ Faults are `ProxyError`s: of kind BAD_REQUEST and its kin for requests, RESPONSE
 """
 from __future__ import annotations
 
-from edgeproxy.codec._leaf import (ChunkDecoder, RequestHead, ResponseHead, find_head_end, parse_request,
-                                   parse_response)
+from edgeproxy.codec._leaf import ChunkDecoder, RequestHead, ResponseHead, find_head_end, parse_request, parse_response
 from edgeproxy.errors import CLIENT_FAULTS, Kind, ProxyError
 
 CHUNKED = -1
@@ -35,13 +34,16 @@ def encode_last_chunk(trailers: bytes) -> bytes:
 class _Decoder:
     """What both directions share: collecting a head that comes in pieces, and reading bodies."""
 
-    __slots__ = ("max_head", "max_fields", "done", "rest", "trailers", "_partial", "_seen", "_left", "_chunks")
+    __slots__ = ("max_head", "max_fields", "done", "payload", "rest", "trailers", "_partial", "_seen", "_left",
+                 "_chunks")
 
     def __init__(self, max_head: int, max_fields: int) -> None:
         self.max_head = max_head
         self.max_fields = max_fields
         self.done = False
         """The message is complete."""
+        self.payload = b""
+        """What came of the body in the same read as the head's end."""
         self.rest = b""
         """Bytes behind the complete message; of the next one, if there is to be one."""
         self.trailers = b""
@@ -72,16 +74,19 @@ class _Decoder:
         self._seen = 0
         return bytes(partial)
 
-    def _start_body(self, length: int, data: bytes, size: int) -> bytes:
-        """Enter BODY with what came behind the head; the payload among it."""
+    def _start_body(self, length: int, data: bytes, size: int) -> None:
+        """Enter BODY, or DONE, with what came behind the head."""
+        self.trailers = b""
         if length == 0:
             self.done = True
-            self.rest = data[size:] if len(data) > size else b""
-            return b""
+            self.payload = b""
+            self.rest = data[size:]
+            return
         self.done = False
+        self.rest = b""
         self._left = length
         self._chunks = ChunkDecoder(MAX_TRAILER) if length == CHUNKED else None
-        return self.body(data[size:]) if len(data) > size else b""
+        self.payload = self.body(data[size:]) if len(data) > size else b""
 
     def body(self, data: bytes) -> bytes:
         """Payload among `data`. Raises ProxyError."""
@@ -124,8 +129,8 @@ class RequestDecoder(_Decoder):
 
     __slots__ = ()
 
-    def head(self, data: bytes) -> tuple[RequestHead, bytes] | None:
-        """(head, payload that came with it); None if more bytes are needed. Raises ProxyError."""
+    def head(self, data: bytes) -> RequestHead | None:
+        """The head, once it is whole; `payload`, `done` and `rest` say what followed. Raises ProxyError."""
         try:
             if self._partial is not None:
                 whole = self._collect(data)
@@ -138,8 +143,12 @@ class RequestDecoder(_Decoder):
                 return None
         except ValueError as fault:
             raise self._fault(fault) from None
-        self.trailers = b""
-        return head, self._start_body(head.length, data, head.size)
+        if head.length == 0 and head.size == len(data):  # most requests: no body, nothing behind it
+            self.done = True
+            self.payload = self.rest = b""
+            return head
+        self._start_body(head.length, data, head.size)
+        return head
 
     def next(self) -> bytes:
         """Ready for the next request; what of it is here already."""
@@ -156,20 +165,17 @@ class RequestDecoder(_Decoder):
 class ResponseDecoder(_Decoder):
     """The responses on one channel."""
 
-    __slots__ = ("_head_request",)
+    __slots__ = ("head_request",)
 
-    def begin(self, head_request: bool) -> None:
-        """A request was sent; `head_request`: its answer has no body whatever its fields say (RFC 9112 §6.3)."""
-        self._head_request = head_request
-        self.done = False
-        self.rest = b""
-        self._partial = None
-        self._seen = 0
+    def __init__(self, max_head: int, max_fields: int) -> None:
+        super().__init__(max_head, max_fields)
+        self.head_request = False
+        """The request was HEAD: its answer has no body whatever its fields say (RFC 9112 §6.3)."""
 
-    def head(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
-        """(head, payload that came with it); None if more bytes are needed. Raises ProxyError.
+    def head(self, data: bytes) -> ResponseHead | None:
+        """The head, once it is whole; `payload`, `done` and `rest` say what followed. Raises ProxyError.
 
-        Behind an interim head `rest` holds what followed; feed it again.
+        Behind an interim head `rest` is what followed; feed it again.
         """
         try:
             if self._partial is not None:
@@ -177,14 +183,20 @@ class ResponseDecoder(_Decoder):
                 if whole is None:
                     return None
                 data = whole
-            head = parse_response(data, self._head_request, self.max_head, self.max_fields)
+            head = parse_response(data, self.head_request, self.max_head, self.max_fields)
             if head is None:
                 self._collect(data)
                 return None
         except ValueError as fault:
             raise self._fault(fault) from None
-        self.trailers = b""
-        return head, self._start_body(head.length, data, head.size)
+        size = head.size
+        if head.length > 0 and head.length == len(data) - size:  # most responses: all of it in one read
+            self.done = True
+            self.payload = data[size:]
+            self.rest = self.trailers = b""
+            return head
+        self._start_body(head.length, data, size)
+        return head
 
     def eof(self) -> bool:
         """The endpoint closed: True if that is how this body ends."""

@@ -6,9 +6,11 @@ holds the same facts in Rust, and the tests compare the two. Faults are `ValueEr
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+CRLF = b"\r\n"
 MAX_METHOD = 32
 MAX_TARGET = 16 * 1024
 MAX_LENGTH = 2**63 - 1
@@ -184,3 +186,122 @@ def may_be_trailer(name: bytes) -> bool:
     """`_` counts as `-` here: gateways behind us that write names as variables see no difference."""
     key = name.lower().replace(b"_", b"-")
     return key == b"content-digest" or key not in NO_TRAILER and not key.startswith(NO_TRAILER_PREFIXES)
+
+
+# ---- the fields of a head --------------------------------------------------------------------------------------------
+
+class Fields:
+    """The fields of a head: `keys` in lower case, beside them `lines` as they are passed on, and values by key."""
+
+    __slots__ = ("keys", "lines", "values")
+
+    def __init__(self, block: bytes, lines: list[bytes], max_fields: int, status: int) -> None:
+        """`block` split at CRLF gives `lines`; the first of them is the start line, which has been checked."""
+        count = len(lines) - 1
+        if count > max_fields or block.translate(None, VALUE) != CRLF * count or not self._fill(lines[1:]):
+            check_fields(lines[1:], max_fields, status)
+            raise AssertionError("a head that failed in bulk has no faulty line")
+
+    def _fill(self, lines: list[bytes]) -> bool:
+        """False at the first line that is no field; which rule it breaks is found out by the caller."""
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        known = KNOWN.get
+        for number, line in enumerate(lines):
+            name, colon, value = line.partition(b": ")
+            key = known(name)
+            if key is None or not colon or value.strip(b" \t") is not value:
+                name, colon, value = line.partition(b":")
+                if not colon or not name or name.translate(None, TOKEN):
+                    return False
+                key = name.lower()
+                value = value.strip(b" \t")
+                lines[number] = b"%b: %b" % (name, value)
+            keys.append(key)
+            values.append(value)
+        self.keys = keys
+        self.lines = lines
+        self.values = dict(zip(keys, values, strict=True))
+        if len(self.values) != len(keys):
+            self._join(values)
+        return True
+
+    def _join(self, values: list[bytes]) -> None:
+        """Several fields of one name count as one list (RFC 9110 §5.3), Cookie in its own way (RFC 6265 §5.4)."""
+        gathered: dict[bytes, list[bytes]] = {}
+        for key, value in zip(self.keys, values, strict=True):
+            gathered.setdefault(key, []).append(value)
+        self.values = {key: (b"; " if key == b"cookie" else b", ").join(own) for key, own in gathered.items()}
+
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """(name as received, value), in order."""
+        split = (line.partition(b":") for line in self.lines)
+        return [(name, value[1:]) for name, _, value in split]
+
+
+def check_fields(lines: Sequence[bytes], max_fields: int, status: int) -> None:
+    for number, line in enumerate(lines):
+        if number >= max_fields:
+            raise ValueError(431 if status == 400 else status, "too many fields")
+        check_field(line, status)
+
+
+def check_tail(tail: bytes, status: int) -> None:
+    """The unfinished last line of an unfinished head."""
+    check_line(tail.removesuffix(b"\r"), status)
+
+
+# ---- what is set once per connection and once per route --------------------------------------------------------
+
+class Forward:
+    """What the proxy tells the endpoint about the client's connection."""
+
+    __slots__ = ("_lines", "_peer", "trusted")
+
+    def __init__(self, peer: bytes, proto: bytes, port: bytes, trusted: bool) -> None:
+        self.trusted = trusted
+        self._peer = peer
+        named = ((FORWARDED_FOR, b"X-Forwarded-For", peer), (FORWARDED_PROTO, b"X-Forwarded-Proto", proto),
+                 (FORWARDED_PORT, b"X-Forwarded-Port", port))
+        self._lines = [(key, b"%b: %b" % (name, value)) for key, name, value in named if value]
+        for _, name, value in named:
+            check_edit(name, value)
+
+    def lines(self, values: dict[bytes, bytes], authority: bytes) -> list[tuple[bytes, bytes]]:
+        """The X-Forwarded-* lines to add, as (key, line)."""
+        lines = [*self._lines]
+        if authority:
+            lines.append((FORWARDED_HOST, b"X-Forwarded-Host: " + authority))
+        if not self.trusted:
+            return lines
+        before = values.get(FORWARDED_FOR)
+        out = [(key, line) for key, line in lines if key not in values]
+        if before is not None:
+            extended = b", ".join(part for part in (before, self._peer) if part)
+            out.insert(0, (FORWARDED_FOR, b"X-Forwarded-For: " + extended))
+        return out
+
+
+def check_edit(name: bytes, value: bytes) -> bytes:
+    """The name in lower case, if name and value can be sent."""
+    if not name or name.translate(None, TOKEN) or value.translate(None, VALUE):
+        raise ValueError(500, "cannot be sent as a field")
+    return name.lower()
+
+
+class Edits:
+    """A route's changes to fields. What frames the message or names its target is left alone."""
+
+    __slots__ = ("drop", "lines")
+
+    def __init__(self, set: Sequence[tuple[bytes, bytes]], add: Sequence[tuple[bytes, bytes]],
+                 remove: Sequence[bytes]) -> None:
+        drop = [check_edit(name, b"") for name in remove]
+        lines = []
+        for name, value in set:
+            drop.append(check_edit(name, value))
+            lines.append((drop[-1], name, value))
+        lines += [(check_edit(name, value), name, value) for name, value in add]
+        self.drop = frozenset(drop) - NEVER_EDITED
+        self.lines = [b"%b: %b" % (name, value.strip(b" \t"))
+                       for key, name, value in lines if key not in NEVER_EDITED]

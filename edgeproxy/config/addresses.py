@@ -26,7 +26,7 @@ def bind(text: str) -> Bind:
     if host == "*":
         raise ValueError(f'write {quoted(":" + port)} for every address')
     if host:
-        host = _address(host, "write an IP address to listen on, or nothing before the colon for every address")
+        host = _address(host, "names are not resolved; write an IP address, or nothing before the colon for every address")
     return Bind(host, _port(port, 0))
 
 
@@ -117,7 +117,7 @@ def path(text: str) -> str:
         char = chr(int(escape[1], 16))
         if char in _UNRESERVED:
             raise ValueError(f"{escape[0]} is decoded before routes are compared; write {quoted(char)}")
-    return text
+    return _ESCAPE.sub(lambda escape: escape[0].upper(), text)
 
 
 def prefix(text: str) -> str:

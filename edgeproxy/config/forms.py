@@ -37,11 +37,14 @@ FRAMING = frozenset((
 class ScalarForm:
     """How one scalar is read. `words` completes "expected …"; `schema` is what an editor should accept."""
 
+    name: str
     words: str
     schema: dict[str, Any]
     parse: Callable[[str], Any]
     anchored: Callable[[Any, str], Any] | None = field(default=None)
     """Makes a relative path absolute: (value, folder) → value."""
+    show: Callable[[Any], Any] = field(default=lambda value: value)
+    """The value as it would be written."""
 
 
 def expand(text: str, env: Callable[[str], str | None]) -> str:
@@ -82,6 +85,22 @@ def duration(low: float) -> Callable[[str], float]:
     return parse
 
 
+def show_duration(seconds: float | None) -> str | int | None:
+    if not seconds:
+        return None if seconds is None else 0
+    for unit in ("h", "m", "s"):
+        if seconds % _SECONDS[unit] == 0:
+            return f"{round(seconds / _SECONDS[unit])}{unit}"
+    return f"{round(seconds * 1000)}ms"
+
+
+def show_size(number: int) -> str | int:
+    for unit in ("GiB", "MiB", "KiB"):
+        if number and number % _BYTES[unit] == 0:
+            return f"{number // _BYTES[unit]}{unit}"
+    return number
+
+
 def size(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         match = _SIZE.fullmatch(text)
@@ -106,7 +125,8 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def _within(number: int, low: int, high: int, unit: str) -> int:
     if number < low:
-        raise ValueError("this cannot be negative" if low == 0 else f"this is at least {low}{unit}")
+        raise ValueError("this cannot be negative" if number < 0 else
+                         "this cannot be 0" if low == 1 else f"this is at least {low}{unit}")
     if number > high:
         raise ValueError(f"this is at most {high}{unit}")
     return number
@@ -238,46 +258,46 @@ def _or_variable(*schemas: dict[str, Any]) -> dict[str, Any]:
 def scalar_form(word: str, low: float, high: float) -> ScalarForm:
     """The form of that name; `low` and `high` bound numbers."""
     if word == "duration":
-        return ScalarForm("a duration such as 250ms, 5s, 2m, 3h or a number of seconds", _or_variable(
+        return ScalarForm(word, "a duration such as 250ms, 5s, 2m, 3h or a number of seconds", _or_variable(
             {"type": "number", "minimum": low, "maximum": _LONGEST},
-            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}), duration(low))
+            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}), duration(low), show=show_duration)
     if word == "size":
-        return ScalarForm("a size such as 512B, 16KiB, 1MiB or a number of bytes", _or_variable(
+        return ScalarForm(word, "a size such as 512B, 16KiB, 1MiB or a number of bytes", _or_variable(
             {"type": "integer", "minimum": int(low), "maximum": int(high)},
-            {"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)?$"}), size(int(low), int(high)))
+            {"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)?$"}), size(int(low), int(high)), show=show_size)
     if word == "whole":
-        return ScalarForm("a whole number", _or_variable(
+        return ScalarForm(word, "a whole number", _or_variable(
             {"type": "integer", "minimum": int(low), "maximum": int(high)},
             {"type": "string", "pattern": "^(0|[1-9][0-9]*)$"}), whole(int(low), int(high)))
     return _FORMS[word]
 
 
-_FORMS: dict[str, ScalarForm] = {
-    "boolean": ScalarForm("true or false", _or_variable({"type": "boolean"}, {"enum": ["true", "false"]}), boolean),
-    "name": ScalarForm("a name", {"type": ["string", "number", "boolean"]}, name),
-    "text": ScalarForm("text", _LOOSE, plain),
-    "line": ScalarForm("text", _LOOSE, line),
-    "file": ScalarForm("the path of a file", _TEXT, file_path, _anchored_file),
-    "bind": ScalarForm('an address such as ":80", "127.0.0.1:8080", "[::1]:80" or "unix:/run/e.sock"',
-                       _TEXT, addresses.bind, _anchored_socket),
-    "endpoint": ScalarForm('an address such as "10.0.0.5:80", "[::1]:80" or "unix:/run/app.sock"',
-                           _TEXT, addresses.endpoint, _anchored_socket),
-    "network": ScalarForm("a network such as 10.0.0.0/8", _TEXT, addresses.network),
-    "host-pattern": ScalarForm("a host name", _TEXT, addresses.host_pattern),
-    "host": ScalarForm("a host name", _TEXT, addresses.host_name),
-    "authority": ScalarForm("a host name, with or without a port", _TEXT, addresses.authority),
-    "path": ScalarForm("a path such as /app", _TEXT, addresses.path),
-    "prefix": ScalarForm("a path such as /app", _TEXT, addresses.prefix),
-    "regex": ScalarForm("a regular expression", _TEXT, regex),
-    "method": ScalarForm("a method such as GET", _TEXT, method),
-    "matched-field": ScalarForm("the name of a header", _TEXT, matched_field),
-    "edited-field": ScalarForm("the name of a header", _TEXT, edited_field),
-    "field": ScalarForm("the name of a header", _TEXT, token),
-    "value": ScalarForm("text", _LOOSE, header_value),
-    "status": ScalarForm(
-        "a status such as 200", _or_variable({"type": "integer", "minimum": 200, "maximum": 599}), status),
-    "retry-condition": ScalarForm(
-        "connect, reset, timeout or a status such as 503",
+_FORMS: dict[str, ScalarForm] = {form.name: form for form in (
+    ScalarForm("boolean", "true or false", _or_variable({"type": "boolean"}, {"enum": ["true", "false"]}), boolean),
+    ScalarForm("name", "a name", _LOOSE, name),
+    ScalarForm("text", "text", _LOOSE, plain),
+    ScalarForm("line", "text", _LOOSE, line),
+    ScalarForm("file", "the path of a file", _LOOSE, file_path, _anchored_file),
+    ScalarForm("bind", 'an address such as ":80", "127.0.0.1:8080", "[::1]:80" or "unix:/run/e.sock"', _TEXT,
+               addresses.bind, _anchored_socket),
+    ScalarForm("endpoint", 'an address such as "10.0.0.5:80", "[::1]:80" or "unix:/run/app.sock"', _TEXT,
+               addresses.endpoint, _anchored_socket),
+    ScalarForm("network", "a network such as 10.0.0.0/8", _TEXT, addresses.network),
+    ScalarForm("host-pattern", "a host name", _LOOSE, addresses.host_pattern),
+    ScalarForm("host", "a host name", _LOOSE, addresses.host_name),
+    ScalarForm("authority", "a host name, with or without a port", _LOOSE, addresses.authority),
+    ScalarForm("path", "a path such as /app", _TEXT, addresses.path),
+    ScalarForm("prefix", "a path such as /app", _TEXT, addresses.prefix),
+    ScalarForm("regex", "a regular expression", _LOOSE, regex),
+    ScalarForm("method", "a method such as GET", _LOOSE, method),
+    ScalarForm("matched-field", "the name of a header", _LOOSE, matched_field),
+    ScalarForm("edited-field", "the name of a header", _LOOSE, edited_field),
+    ScalarForm("field", "the name of a header", _LOOSE, token),
+    ScalarForm("value", "text", _LOOSE, header_value),
+    ScalarForm("status", "a status such as 200",
+               _or_variable({"type": "integer", "minimum": 200, "maximum": 599}), status),
+    ScalarForm(
+        "retry-condition", "connect, reset, timeout or a status such as 503",
         _or_variable({"enum": ["connect", "reset", "timeout"]}, {"type": "integer", "minimum": 400, "maximum": 599}),
         retry_condition),
-}
+)}

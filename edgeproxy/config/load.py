@@ -91,7 +91,7 @@ def _assemble(documents: list[Document], sources: Sources, problems: Problems, e
         filled.append((document, node))
         reader = Reader(document, os.environ if env is None else env, entries, unnamed)
         _merge(reader, shape, node, values, seen)
-    _check_presence(documents, filled, seen, problems)
+    _check_presence(documents, filled, seen, entries, problems)
     check(entries, problems)
     if problems.found:
         raise ConfigError(problems.sorted())
@@ -105,11 +105,15 @@ def _assemble(documents: list[Document], sources: Sources, problems: Problems, e
 
 
 def _check_presence(documents: Sequence[Document], filled: Sequence[tuple[Document, Node]],
-                    seen: Mapping[str, object], problems: Problems) -> None:
+                    seen: Mapping[str, tuple[Document, Node]], entries: Mapping[type, list[Entry]],
+                    problems: Problems) -> None:
     if filled:
         document, node = filled[0]
         if "listeners" not in seen and node.id == "mapping" and len(filled) == len(documents):
             document.refuse(node, '"listeners" is missing: nothing would be listened on')
+        elif not problems.found and not entries[Listener]:
+            document, node = seen["listeners"]
+            document.refuse(node, "there is no listener: nothing would be listened on")
     elif documents and not problems.found:
         documents[0].whole("this file is empty; the smallest useful one has listeners, routes and services")
 

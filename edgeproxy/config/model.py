@@ -109,7 +109,9 @@ class Listener:
     trusted_proxies: Annotated[tuple[Annotated[IPv4Network | IPv6Network, Form("network")], ...], ForHttp] = ()
     """Peers whose X-Forwarded-* are believed and extended; everybody else's are replaced. (http)"""
     limits: ListenerLimits = field(default_factory=ListenerLimits)
+    """Bounds for clients."""
     timeouts: ListenerTimeouts = field(default_factory=ListenerTimeouts)
+    """How long a client may take."""
 
     @property
     def idle_or_default(self) -> float:
@@ -128,6 +130,7 @@ class PathMatch:
 @dataclass(frozen=True, slots=True)
 class WeightedService:
     name: Name
+    """The name of a service."""
     weight: Weight = 1
     """Share of the requests; 0 takes none."""
 
@@ -147,19 +150,25 @@ class Redirect:
     scheme: Literal["http", "https"] | None = None
     """A part not named stays as it was; a scheme without port means its default port."""
     host: Annotated[str, Form("host")] | None = None
+    """The host to go to, without port."""
     port: Annotated[int, Form("whole", 1, 65535)] | None = None
+    """The port to go to."""
     path: Annotated[str, Form("path")] | None = None
     """The whole new path; the query stays."""
     prefix: Annotated[str, Form("prefix")] | None = None
     """Replaces the prefix that matched."""
     status: Literal[301, 302, 303, 307, 308] = 308
+    """308 and 307 keep the method, 301 and 302 may turn a POST into a GET, 303 does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Respond:
     status: Annotated[int, Form("status")] = 200
+    """Any final status."""
     body: Annotated[str, Form("text")] = ""
+    """Sent as UTF-8."""
     content_type: Annotated[str, Form("value")] = "text/plain; charset=utf-8"
+    """The Content-Type field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +220,19 @@ class Route:
     service: Annotated[tuple[WeightedService, ...], OneOrList()] = ()
     """A service, or a weighted list. Exactly one of service, redirect and respond."""
     redirect: Redirect | None = None
+    """An answer that sends the client elsewhere."""
     respond: Respond | None = None
+    """An answer made by the proxy itself."""
     rewrite: Rewrite = Rewrite()
+    """What the endpoint sees in place of path and host. (service)"""
     request_headers: HeaderEdits = HeaderEdits()
+    """Changes to the fields sent to the endpoint. (service)"""
     response_headers: HeaderEdits = HeaderEdits()
+    """Changes to the fields sent to the client. (service)"""
     timeouts: RouteTimeouts = RouteTimeouts()
+    """How long an endpoint may take. (service)"""
     retry: Retry = Retry()
+    """When another endpoint is tried. (service)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +261,7 @@ BalanceKind = Literal["round-robin", "least-conn", "source-hash", "random", "lea
 @dataclass(frozen=True, slots=True)
 class Balance:
     kind: BalanceKind = "round-robin"
+    """`hash` is written `{hash: …}`, the others as they are."""
     source: Literal["header", "cookie", "query", "path"] | None = None
     """What `hash` looks at."""
     name: str = ""
@@ -258,7 +275,7 @@ class Eject:
     within: Span = 10.0
     """How close together these failures are."""
     duration: Annotated[Span, Key("for")] = 10.0
-    """`for` in the file: how long, times the number of ejections in a row, at most 5 minutes."""
+    """How long; times the number of ejections in a row, at most 5 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +309,16 @@ class Service:
     endpoints: tuple[EndpointAddress, ...] = ()
     """Addresses: `"10.0.0.5:80"`, `"[::1]:80"`, `"unix:/run/e.sock"`, or `{address: …, weight: 2, backup: true}`."""
     balance: Balance = Balance()
+    """How an endpoint is picked: `round-robin`, `least-conn`, `source-hash`, `random`, `least-latency`;
+    or `{hash: {header: x-user}}`, `{hash: {cookie: id}}`, `{hash: {query: q}}` or `{hash: path}`, for http only."""
     eject: Eject = Eject()
+    """Leaves out an endpoint that fails real requests, for a while; never the last one."""
     limits: ServiceLimits = ServiceLimits()
+    """How much its endpoints get at once."""
     timeouts: ServiceTimeouts = ServiceTimeouts()
+    """Of the connections to its endpoints."""
     pool: PoolLimits = PoolLimits()
+    """Connections kept for later requests. (http)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +326,7 @@ class AccessLog:
     path: Annotated[str, Form("file")] = "-"
     """A file, or `-` for standard output."""
     format: Literal["json", "combined", "off"] = "json"
+    """`json`, nginx's `combined`, or `off`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +338,12 @@ class Shutdown:
 @dataclass(frozen=True, slots=True)
 class Config:
     listeners: dict[str, Listener]
+    """What is listened on, by names of your choice."""
     routes: tuple[Route, ...] = ()
+    """Which requests go where. Order does not matter: the most specific route wins."""
     services: dict[str, Service] = field(default_factory=dict)
+    """Sets of endpoints, by names of your choice."""
     access_log: AccessLog = AccessLog()
+    """One line for each request or connection."""
     shutdown: Shutdown = Shutdown()
+    """How the program ends."""

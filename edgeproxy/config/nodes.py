@@ -31,7 +31,7 @@ class Node(Protocol):
     value: Any
     """Text; a list of nodes; a list of pairs of nodes."""
     style: str | None
-    """None: without quotes."""
+    """None or empty: without quotes (the two parsers differ)."""
     start_mark: Mark
 
 

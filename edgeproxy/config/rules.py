@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from edgeproxy.config.model import Bind, Listener, PathMatch, Redirect, Rewrite, Route, Service
 from edgeproxy.config.nodes import Node
 from edgeproxy.config.problem import Problems, quoted
-from edgeproxy.config.shapes import Entry, MapOf
+from edgeproxy.config.shapes import MERGE, Entry, MapOf
 from edgeproxy.config.tree import map_of
 
 _LEADS = ("service", "redirect", "respond")
-_FOR_SERVICE = ("rewrite", "request_headers", "timeouts", "retry")
+_FOR_SERVICE = ("rewrite", "request_headers", "response_headers", "timeouts", "retry")
+"""Replies that the proxy makes itself are sent as they are."""
 _NEW_PLACE = ("scheme", "host", "port", "path", "prefix")
 _MATCH = ("host", "path", "methods", "headers", "query", "listeners")
 _GROUP = re.compile(r"\$([0-9]{1,4})")
@@ -164,7 +165,7 @@ def _check_leads(entry: Entry) -> None:
     keys = _keys(entry.node)
     given = [key for key in _LEADS if key in keys]
     if not given:
-        if not any(key in entry.bad for key in _LEADS):
+        if not entry.bad.intersection((*_LEADS, MERGE)):
             entry.document.refuse(entry.node, "this route leads nowhere: write service, redirect or respond")
         return
     if len(given) > 1:
@@ -260,7 +261,7 @@ def _match_once(entry: Entry, http: frozenset[str], matches: Matches) -> None:
     for host in route.host or ("",):
         others = matches.setdefault((host, rest), [])
         for other, other_listeners in others:
-            if listeners & other_listeners:
+            if other is not entry and listeners & other_listeners:
                 for_host = f" for {host}" if len(route.host) > 1 or len(other.value.host) > 1 else ""
                 entry.document.refuse(entry.node, f"the same match{for_host} as the route in {where(other, entry)}; "
                                                   "join the two, or give one a further condition")

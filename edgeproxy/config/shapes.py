@@ -6,7 +6,7 @@ wrong is found at once. Which shapes the configuration has is in `tree.py`, what
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from edgeproxy.config.nodes import Document, Node
 from edgeproxy.config.problem import quoted
 
 BAD: Any = object()
+MERGE = "<<"
+"""A key that might have brought any other; it is refused, and what it would have brought is not missed."""
 _FOUND = {"scalar": "one value", "sequence": "a list", "mapping": "a map"}
 
 
@@ -29,7 +31,7 @@ class Entry:
     key: Node
     """Where its name stands, or it begins."""
     node: Node
-    bad: Set[str] = frozenset()
+    bad: frozenset[str] = frozenset()
     """Keys that could not be read; the value has their defaults."""
 
 
@@ -48,7 +50,7 @@ class Reader:
         if not self.is_a(node, "scalar", words):
             return None
         text: str = node.value
-        if node.style is None and text in ("", "~", "null"):
+        if not node.style and text in ("", "~", "null"):
             word = ', or "null" in quotes for the word' if text == "null" else ""
             self.document.refuse(node, f"no value; expected {words}{word}")
             return None
@@ -73,7 +75,7 @@ class Reader:
                 name = values.setdefault("name", "") or self.unnamed(values)
             values["name"] = name
             value = shape.build(**values)
-        self.entries.setdefault(shape.kind, []).append(Entry(name or "", value, self.document, key, node, bad))
+        self.entries.setdefault(shape.kind, []).append(Entry(name or "", value, self.document, key, node, frozenset(bad)))
 
     def variable(self, name: str) -> str | None:
         value = self.env.get(name)
@@ -102,7 +104,8 @@ class Shape:
     def read(self, reader: Reader, node: Node) -> Any:
         raise NotImplementedError
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        """The JSON Schema; maps it refers to are added to `maps`."""
         raise NotImplementedError
 
 
@@ -125,17 +128,17 @@ class Scalar(Shape):
             return BAD
         return value
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
         return self.form.schema
 
 
 class Choice(Shape):
-    """One of a few words or numbers."""
+    """One of a few words or numbers; `also` goes behind them in messages."""
 
-    def __init__(self, options: tuple[Any, ...]) -> None:
+    def __init__(self, options: tuple[Any, ...], also: str = "") -> None:
         self.options = {str(option): option for option in options}
         names = list(self.options)
-        self.words = f"{', '.join(names[:-1])} or {names[-1]}"
+        self.words = f"{', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}" + also
 
     def read(self, reader: Reader, node: Node) -> Any:
         text = reader.scalar(node, self.words)
@@ -148,7 +151,7 @@ class Choice(Shape):
             return BAD
         return self.options[text]
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(self.options.values())}, VARIABLE]}
 
 
@@ -159,7 +162,8 @@ class ListOf(Shape):
         self.item = item
         self.or_one = or_one
         self.may_be_empty = may_be_empty
-        self.words = f"{item.words}, or a list" if or_one else f"a list, each {item.words}"
+        one = item.short if isinstance(item, ShortOr) else item
+        self.words = f"{one.words}, or a list" if or_one else f"a list, each {one.words}"
 
     def read(self, reader: Reader, node: Node) -> Any:
         if self.or_one and node.id == "scalar":
@@ -186,8 +190,8 @@ class ListOf(Shape):
             values.append(value)
         return tuple(values) if good else BAD
 
-    def schema(self) -> dict[str, Any]:
-        item = self.item.schema()
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        item = self.item.schema(maps)
         listed: dict[str, Any] = {"type": "array", "items": item}
         if not self.may_be_empty:
             listed["minItems"] = 1
@@ -223,8 +227,8 @@ class Pairs(Shape):
             pairs.append((key, value))
         return tuple(pairs) if good else BAD
 
-    def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.value.schema()}
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.value.schema(maps)}
 
 
 
@@ -300,7 +304,7 @@ class MapOf(Shape):
     def _require(self, reader: Reader, node: Node, seen: Collection[str], values: dict[str, Any],
                  bad: set[str]) -> None:
         missing = [part for part in self.parts.values() if part.required and part.name not in values]
-        absent = [part.key for part in missing if part.key not in seen]
+        absent = [part.key for part in missing if part.key not in seen and MERGE not in seen]
         if absent:
             names = " and ".join(quoted(key) for key in absent)
             reader.document.refuse(node, f"{names} {'is' if len(absent) == 1 else 'are'} missing here")
@@ -308,14 +312,15 @@ class MapOf(Shape):
             bad.add(part.key)
             values[part.name] = ()
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        maps.setdefault(self.kind.__name__, self)
         return {"$ref": f"#/$defs/{self.kind.__name__}"}
 
 
 class Named(Shape):
     """A map of names of the user's choice to entries; they are kept in `reader.entries`."""
 
-    words = "a map of names"
+    words = "a map of names, each with a map"
 
     def __init__(self, item: MapOf) -> None:
         self.item = item
@@ -330,15 +335,15 @@ class Named(Shape):
                 reader.entry(self.item, value_node, key_node, name)
         return {}
 
-    def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.item.schema(),
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.item.schema(maps),
                 "propertyNames": {"pattern": "^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$"}}
 
 
 class Entries(Shape):
     """A list of entries; they are kept in `reader.entries`."""
 
-    words = "a list, each item beginning with - "
+    words = "a list of maps"
 
     def __init__(self, item: MapOf) -> None:
         self.item = item
@@ -350,8 +355,8 @@ class Entries(Shape):
             reader.entry(self.item, child, child, None)
         return ()
 
-    def schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": self.item.schema()}
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        return {"type": "array", "items": self.item.schema(maps)}
 
 
 class ShortOr(Shape):
@@ -361,7 +366,7 @@ class ShortOr(Shape):
         self.short = short
         self.build = build
         self.full = full
-        self.words = f"{short.words}, or {full.words}"
+        self.words = short.words if short.words.endswith(full.words) else f"{short.words}, or {full.words}"
 
     def read(self, reader: Reader, node: Node) -> Any:
         if node.id == "mapping":
@@ -372,8 +377,8 @@ class ShortOr(Shape):
         value = self.short.read(reader, node)
         return BAD if value is BAD else self.build(value)
 
-    def schema(self) -> dict[str, Any]:
-        return {"anyOf": [self.short.schema(), self.full.schema()]}
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        return {"anyOf": [self.short.schema(maps), self.full.schema(maps)]}
 
 
 class OneKey(Shape):
@@ -398,8 +403,8 @@ class OneKey(Shape):
         value = self.options[key].read(reader, value_node)
         return BAD if value is BAD else self.build(key, value)
 
-    def schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"type": "object", "properties": {key: shape.schema()}, "required": [key],
+    def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
+        return {"anyOf": [{"type": "object", "properties": {key: shape.schema(maps)}, "required": [key],
                            "additionalProperties": False} for key, shape in self.options.items()]}
 
 
@@ -412,9 +417,9 @@ def refuse_key(reader: Reader, node: Node, known: Collection[str]) -> str | None
     if node.id != "scalar" or node.tag:
         reader.document.refuse(node, f"a key is one word; known here: {', '.join(known)}")
         return None
-    if node.value == "<<" and node.style is None:
+    if node.value == MERGE and not node.style:
         reader.document.refuse(node, "merge keys are not used here; write the keys out, or repeat a whole map by *NAME")
-        return None
+        return MERGE
     guess = reader.document.problems.guess(node.value, known)
     advice = f', did you mean "{guess}"?' if guess else f"; known here: {', '.join(known)}"
     reader.document.refuse(node, f"unknown key {quoted(node.value)}{advice}")

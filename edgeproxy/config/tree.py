@@ -33,11 +33,13 @@ def root() -> MapOf:
     return map_of(model.Config)
 
 
-def _parts(kind: Any) -> Iterator[Part]:
+def _parts(kind: Any, only: tuple[str, ...] = ()) -> Iterator[Part]:
     hints = get_type_hints(kind, vars(model), include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name == "name" and kind in (model.Listener, model.Service):
             continue  # the key of the map they are in
+        if only and field.name not in only:
+            continue
         marks = _marks(hints[field.name])
         key = next((mark.word for mark in marks if isinstance(mark, Key)), field.name)
         protocol = next((mark.protocol for mark in marks if isinstance(mark, Only)), None)
@@ -108,7 +110,7 @@ def _endpoint() -> Shape:
     """Host, port and path of the model come from one key: `{address: "10.0.0.5:80", weight: 2, backup: true}`."""
     def parts() -> Iterator[Part]:
         yield Part("address", "address", _scalar("endpoint"), required=True)
-        yield from (part for part in _parts(model.EndpointAddress) if part.name in ("weight", "backup"))
+        yield from _parts(model.EndpointAddress, ("weight", "backup"))
 
     def build(address: model.EndpointAddress, weight: int = 1, backup: bool = False) -> model.EndpointAddress:
         return dataclasses.replace(address, weight=weight, backup=backup)
@@ -121,9 +123,9 @@ def _balance() -> Shape:
     kinds = tuple(kind for kind in get_args(model.BalanceKind) if kind != "hash")
     by_name = OneKey({"header": _scalar("field"), "cookie": _scalar("field"), "query": _scalar("line")},
                      partial(model.Balance, "hash"))
-    by = ShortOr(Choice(("path",)), partial(model.Balance, "hash"), by_name)
+    by = ShortOr(Choice(("path",), f", or {by_name.words}"), partial(model.Balance, "hash"), by_name)
     full = OneKey({"hash": by}, lambda key, value: value)
-    return ShortOr(Choice(kinds), model.Balance, full)
+    return ShortOr(Choice(kinds, f", or {full.words}"), model.Balance, full)
 
 
 _SPECIAL: dict[type, Callable[[], Shape]] = {

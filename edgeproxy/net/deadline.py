@@ -15,36 +15,41 @@ HORIZON = 5.0
 
 
 class Deadline:
-    """Calls `expired()` once when the time in `at` (monotonic seconds) has come; `inf` is never."""
+    """Calls `expired()` once when the time in `at` (monotonic seconds) has come; `inf` is never.
 
-    __slots__ = ("_loop", "_expired", "at", "_fires", "_handle")
+    On the warm path `set` is written out by its users: `d.at = at`, and `d.arm(at)` if `at < d.fires`.
+    """
+
+    __slots__ = ("_loop", "_expired", "at", "fires", "_handle")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
         self._loop = loop
         self._expired = expired
         self.at = inf
-        self._fires = inf
+        self.fires = inf
+        """When the timer looks next; `inf` if it is not armed."""
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, at: float) -> None:
         self.at = at
-        if at < self._fires:
-            self._arm(at, monotonic())
+        if at < self.fires:
+            self.arm(at)
 
-    def _arm(self, at: float, now: float) -> None:
+    def arm(self, at: float) -> None:
+        """Look again at `at`, or at the horizon if that is nearer."""
         if self._handle is not None:
             self._handle.cancel()
-        self._fires = min(at, now + HORIZON)
-        self._handle = self._loop.call_later(max(0.0, self._fires - now), self._fired)
+        now = monotonic()
+        self.fires = min(at, now + HORIZON)
+        self._handle = self._loop.call_later(max(0.0, self.fires - now), self._fired)
 
     def _fired(self) -> None:
         self._handle = None
-        self._fires = inf
+        self.fires = inf
         if self.at == inf:
             return
-        now = monotonic()
-        if now < self.at:
-            self._arm(self.at, now)
+        if monotonic() < self.at:
+            self.arm(self.at)
         else:
             self.at = inf
             self._expired()
@@ -55,4 +60,4 @@ class Deadline:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-            self._fires = inf
+            self.fires = inf

@@ -12,7 +12,6 @@ and the thread is woken ten times a second and makes one system call: 0.5 µs a 
 """
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -21,9 +20,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from edgeproxy.config import model
 from edgeproxy.runtime.logline import CombinedLines, Connection, Exchange, JsonLines
+
+if TYPE_CHECKING:
+    import asyncio
 
 BATCH = 64 * 1024          # lines are joined when they are this much, while they are still in the cache
 HANDOVER = 1024 * 1024     # the thread is woken for this much without waiting for the timer

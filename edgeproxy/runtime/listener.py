@@ -1,10 +1,175 @@
-"""One listener of the running program: its sockets' acceptors, and what its connections share.
+"""One listener of the running program: the acceptors on its sockets, and what its connections share.
 
-A reload changes it in place; a listener that is retired stops accepting and drains. The sockets belong to the registry,
-so that an address can go from one listener to another without a moment of refusal.
+A reload changes it in place. One that is retired stops accepting and drains. The sockets belong to the registry, so
+that an address can go from one listener to another without a moment of refusal.
 """
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from edgeproxy.config import model
+from edgeproxy.net.sockets import Poller
+from edgeproxy.runtime.accesslog import AccessLog
+from edgeproxy.session.acceptor import Acceptor, ConnectionLimit, descriptor_budget
+from edgeproxy.session.http1 import Http1Session, HttpListener
+from edgeproxy.session.tcp import TcpListener, TcpRecord, TcpSession
+from edgeproxy.snapshot import Live
 
 _log = logging.getLogger("edgeproxy")
+
+
+class Front(Protocol):
+    """What serves the connections, by protocol."""
+
+    def apply(self, config: model.Listener) -> None: ...
+    def connected(self, sock: socket.socket, peer: str) -> None: ...
+    def drain(self) -> None: ...
+    def cut(self) -> None: ...
+    def count(self) -> int: ...
+
+
+class HttpFront:
+    __slots__ = ("_http", "_ended")
+
+    def __init__(self, http: HttpListener, ended: Callable[[], None]) -> None:
+        self._http = http
+        self._ended = ended
+
+    def apply(self, config: model.Listener) -> None:
+        self._http.apply(config)
+
+    def connected(self, sock: socket.socket, peer: str) -> None:
+        self._http.connected(sock, peer, self._ended)
+
+    def drain(self) -> None:
+        self._http.draining = True
+        for session in list(self._http.sessions):
+            session.drain()
+
+    def cut(self) -> None:
+        for session in list(self._http.sessions):
+            session.cut()
+
+    def count(self) -> int:
+        return len(self._http.sessions)
+
+
+class TcpFront:
+    __slots__ = ("_loop", "_tcp", "_live", "_log", "_ended", "_sessions", "_service")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tcp: TcpListener, live: Live,
+                 log: Callable[[TcpRecord], None], ended: Callable[[], None]) -> None:
+        self._loop = loop
+        self._tcp = tcp
+        self._live = live
+        self._log = log
+        self._ended = ended
+        self._sessions: set[TcpSession] = set()
+        self._service = ""
+
+    def apply(self, config: model.Listener) -> None:
+        self._tcp.apply(config)
+        self._service = config.service or ""
+
+    def connected(self, sock: socket.socket, peer: str) -> None:
+        sessions, log, ended = self._sessions, self._log, self._ended
+
+        def over(record: TcpRecord) -> None:
+            sessions.discard(session)
+            log(record)
+            ended()
+
+        session = TcpSession(self._loop, sock, peer, self._tcp, self._live.snapshot.services[self._service], over)
+        sessions.add(session)
+
+    def drain(self) -> None:
+        """Relays go on until they end or the time for it is over."""
+
+    def cut(self) -> None:
+        for session in list(self._sessions):
+            session.abort()
+
+    def count(self) -> int:
+        return len(self._sessions)
+
+
+class Listener:
+    __slots__ = ("config", "_loop", "_front", "_limit", "_acceptors", "_gone")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
+                 log: AccessLog) -> None:
+        self.config = config
+        self._loop = loop
+        self._limit = ConnectionLimit(1)
+        self._acceptors: dict[socket.socket, Acceptor] = {}
+        self._gone: Callable[[], None] | None = None
+        self._front: Front
+        if config.protocol == "http":
+            port = config.bind[0].port
+            self._front = HttpFront(HttpListener(loop, poller, config, live, log.exchange, port), self._ended)
+        else:
+            self._front = TcpFront(loop, TcpListener(config, poller), live, log.connection, self._ended)
+
+    def follow(self, config: model.Listener, sockets: list[socket.socket]) -> None:
+        """Bring the listener to `config`; `sockets` are the ones to accept from."""
+        self.config = config
+        self._front.apply(config)
+        budget = descriptor_budget()
+        self._limit.set(min(config.limits.connections or budget, budget))
+        for sock in self._acceptors.keys() - set(sockets):
+            self._acceptors.pop(sock).stop()
+        for sock in sockets:
+            if sock not in self._acceptors:
+                acceptor = Acceptor(self._loop, sock, self._front.connected, self._limit, self._say)
+                self._acceptors[sock] = acceptor
+                acceptor.start()
+
+    def _say(self, line: str) -> None:
+        _log.warning("listener %s: %s", self.config.name, line)
+
+    def describe(self) -> Iterator[str]:
+        """A line for each address: what is served there."""
+        serves = "http" if self.config.protocol == "http" else f"tcp to {self.config.service}"
+        for sock in self._acceptors:
+            name = sock.getsockname()
+            where = f"unix:{name}" if isinstance(name, str) else \
+                f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+            yield f"listening on {where} ({self.config.name}: {serves})"
+
+    # ---- the end
+
+    def stop(self) -> None:
+        """Accept no more; the sockets stay as they are."""
+        for acceptor in self._acceptors.values():
+            acceptor.stop()
+        self._acceptors.clear()
+
+    def retire(self, gone: Callable[[], None]) -> None:
+        """Accept no more and let what is open finish; `gone` is called when nothing is left, from the loop."""
+        self.stop()
+        self._gone = gone
+        self._front.drain()
+        if not self._front.count():
+            self._loop.call_soon(self._told)
+
+    def _ended(self) -> None:
+        self._limit.release()
+        if self._gone is not None and not self._front.count():
+            self._told()
+
+    def _told(self) -> None:
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
+
+    def cut(self) -> None:
+        self._front.cut()
+
+    @property
+    def count(self) -> int:
+        """Open connections."""
+        return self._front.count()

@@ -18,7 +18,7 @@ from typing import Any
 from edgeproxy.config.delta import delta
 from edgeproxy.config.load import ConfigError
 from edgeproxy.config.model import Config
-from edgeproxy.net.sockets import BindError
+from edgeproxy.net.sockets import BindError, Poller
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.runtime.listener import Listener
 from edgeproxy.runtime.registry import Registry
@@ -38,6 +38,7 @@ class Proxy:
         self._load = load
         self._announce = announce
         self._registry = Registry(loop)
+        self._poller = Poller(loop)
         self._listeners: dict[str, Listener] = {}
         self._leaving: set[Listener] = set()
         self._access_log: AccessLog
@@ -45,6 +46,7 @@ class Proxy:
         self._stopped: asyncio.Future[int] = loop.create_future()
         self._reloading = False
         self._reload_again = False
+        self._drained: asyncio.Event | None = None
         self._ending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,17 +70,21 @@ class Proxy:
             wanted = config.listeners.get(name)
             if wanted is None or wanted.protocol != listener.config.protocol:
                 self._retire(self._listeners.pop(name))
-        for name, wanted in config.listeners.items():
-            sockets = {bind: self._registry.sockets[bind] for bind in wanted.bind}
-            listener = self._listeners.get(name)
-            if listener is None:
-                listener = self._listeners[name] = Listener(self._loop, wanted, self._live, self._access_log)
-            listener.follow(wanted, sockets)
+        for name, new in config.listeners.items():
+            sockets = [sock for bind in new.bind for sock in self._registry.sockets[bind]]
+            if name not in self._listeners:
+                self._listeners[name] = Listener(self._loop, self._poller, new, self._live, self._access_log)
+            self._listeners[name].follow(new, sockets)
         self._registry.close_unused(config)
 
     def _retire(self, listener: Listener) -> None:
         self._leaving.add(listener)
-        listener.retire(lambda: self._leaving.discard(listener))
+        listener.retire(lambda: self._left(listener))
+
+    def _left(self, listener: Listener) -> None:
+        self._leaving.discard(listener)
+        if not self._leaving and self._drained is not None:
+            self._drained.set()
 
     # ---- reload
 
@@ -144,9 +150,11 @@ class Proxy:
         open_work = sum(listener.count for listener in self._leaving)
         if open_work:
             _log.info("%s: %d connections may finish for %g s", why, open_work, grace)
-        deadline = self._loop.time() + grace
-        while self._leaving and (left := deadline - self._loop.time()) > 0:
-            await asyncio.wait([asyncio.ensure_future(listener.gone()) for listener in self._leaving], timeout=left)
+        self._drained = asyncio.Event()
+        if self._leaving:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._drained.wait()
         self._cut(EXIT_CUT if self._leaving and why == "SIGTERM" else EXIT_OK)
 
     def _cut(self, status: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgeproxy.codec._leaf import Edits, Forward, ResponseHead
 from edgeproxy.errors import Outcome
+from edgeproxy.net.sockets import Poller
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.session.reply import Reply
 
@@ -18,6 +19,7 @@ class Client(Protocol):
     """The side that asked: a session of any HTTP version."""
 
     loop: asyncio.AbstractEventLoop
+    poller: Poller
     forward: Forward
     port: int
     log: Callable[[Exchange], None]

@@ -20,10 +20,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from enum import IntEnum
-from itertools import count
 from math import inf
 from random import Random
-from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -50,8 +48,6 @@ EVIDENCE = frozenset({502, 503, 504})  # statuses that count against an endpoint
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110 §9.2.2
 
 _rng = Random()
-_id_prefix = token_hex(8)
-_id_numbers = count(1)
 
 
 class Stage(IntEnum):
@@ -71,18 +67,18 @@ _PHASES = {_NONE: Phase.ROUTE, _ACQUIRING: Phase.CONNECT, _AWAITING: Phase.WAIT,
 class Exchange:
     __slots__ = ("client", "head", "started", "ended", "status", "bytes_in", "bytes_out", "queue_s", "connect_s",
                  "first_byte_s", "listener", "route", "service", "endpoint", "attempts", "reused", "outcome",
-                 "request_id", "session",
-                 "_snapshot", "_route", "_service", "_member", "_channel", "_dial", "_waiter", "_timer", "_tried",
-                 "_tries", "_stage", "_body", "_replayable", "_request_done", "_trailers", "_target", "_since",
-                 "continued")
+                 "request_id", "session", "continued",
+                 "_snapshot", "_route", "_service", "_member", "_channel", "_pending", "_timer", "_tries", "_stage",
+                 "_body", "_replayable", "_request_done", "_trailers", "_target", "_since")
 
-    def __init__(self, session: Client, listener: str, head: RequestHead | None, started: float, client: str) -> None:
+    def __init__(self, session: Client, listener: str, head: RequestHead | None, started: float, client: str,
+                 request_id: str) -> None:
         self.session = session
         self.listener = listener
         self.head = head
         self.started = started
         self.client = client
-        self.ended = 0.0
+        self.request_id = request_id
         self.status = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -92,28 +88,23 @@ class Exchange:
         self.route = ""
         self.service = ""
         self.endpoint = ""
-        self.attempts: list[tuple[str, str]] = []
+        self.attempts: tuple[tuple[str, str], ...] = ()
+        """(endpoint, reason) of the tries that failed and were followed by another."""
         self.reused = False
         self.outcome = OK
-        self.request_id = ""
-        self._route: Route | None = None
-        self._service: Service | None = None
+        self.continued = False
+        """The client was told to go on with its body (100)."""
         self._member: Member | None = None
         self._channel: Channel | None = None
-        self._dial: Dial | None = None
-        self._waiter: Waiter | None = None
+        self._pending: Dial | Waiter | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tried: list[Member] = []
-        self._tries = 0
+        self._tries: tuple[Member, ...] = ()
         self._stage = _NONE
         self._body: bytes | bytearray = b""
         self._replayable = True
         self._request_done = True
         self._trailers = b""
         self._target: bytes | None = None
-        self._since = started
-        self.continued = False
-        """The client was told to go on with its body (100)."""
 
     @property
     def traceparent(self) -> str:
@@ -122,54 +113,65 @@ class Exchange:
 
     # ---- the request
 
-    def start(self, snapshot: Snapshot, payload: bytes, request_done: bool, trailers: bytes, request_id: str) -> None:
-        """Route the request and bring it under way. `payload` is what came of the body with the head."""
+    def body_begins(self, payload: bytes) -> None:
+        """Before `start`, of a request that has a body: what came of it with the head."""
+        self._body = payload
+        self.bytes_in = len(payload)
+        self._request_done = False
+
+    def body_ended(self, trailers: bytes) -> None:
+        """Before `start`: and that was all of it."""
+        self._request_done = True
+        self._trailers = trailers
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Route the request and bring it under way."""
         head = self.head
         assert head is not None
         self._snapshot = snapshot
-        self.request_id = request_id or f"{_id_prefix}{next(_id_numbers):016x}"
-        self._request_done = request_done
-        if payload:
-            self._body = payload
-            self.bytes_in = len(payload)
-        self._trailers = trailers
-        if head.method == "OPTIONS" and head.target == "*":
-            self._answer(options_reply(), OK)
-            return
         route = snapshot.routers[self.listener].find(head.host, head.path, head.method, head)
         if route is None:
             self._answer_error(ProxyError(Kind.NO_ROUTE, "no route for this host and path"))
             return
         self._route = route
         self.route = route.name
-        if route.total_timeout:
-            self._timer = self.session.loop.call_later(route.total_timeout, self._total_expired)
         name = route.service
-        if name is None:
-            if route.split is None:
-                self._answer_local(route, head)
-                return
-            name = route.split.choose(_rng)
-            if name is None:
-                self._answer_error(ProxyError(Kind.NO_WEIGHT, "every service of the route has weight 0"))
-                return
-        if route.rewrites:
+        if name is None or route.rewrites or route.total_timeout or head.target == "*":
             try:
-                self._target = route.target_for(head.path, head.query, head.target)
+                name = self._prepare(route, head)
             except ProxyError as error:
                 self._answer_error(error)
+                return
+            if name is None:
                 return
         self.service = name
         service = self._service = snapshot.services[name]
         service.budget.request(self.started)
-        self._acquire(service)
-
-    def _answer_local(self, route: Route, head: RequestHead) -> None:
-        if route.redirect is not None:
-            reply = redirect_reply(route, head, "http", self.session.port)
+        member = service.pick(exchange_key(self, service) if service.keyed else 0)
+        if member is None:
+            self._queue(service)
         else:
-            reply = route_reply(route)
-        self._answer(reply, OK)
+            self._use(service, member, False, self.started)
+
+    def _prepare(self, route: Route, head: RequestHead) -> str | None:
+        """What few routes ask for; the name of the service, None if the request was answered. Raises ProxyError."""
+        if head.target == "*":  # OPTIONS * asks the proxy itself
+            self._answer(options_reply(), OK)
+            return None
+        if route.redirect is not None:
+            self._answer(redirect_reply(route, head, "http", self.session.port), OK)
+            return None
+        if route.respond is not None:
+            self._answer(route_reply(route), OK)
+            return None
+        if route.total_timeout:
+            self._timer = self.session.loop.call_later(route.total_timeout, self._total_expired)
+        if route.rewrites:
+            self._target = route.target_for(head.path, head.query, head.target)
+        name = route.service if route.split is None else route.split.choose(_rng)
+        if name is None:
+            raise ProxyError(Kind.NO_WEIGHT, "every service of the route has weight 0")
+        return name
 
     def request_data(self, payload: bytes, done: bool, trailers: bytes) -> None:
         """More of the request's body."""
@@ -201,81 +203,91 @@ class Exchange:
 
     # ---- an endpoint and a channel
 
-    def _acquire(self, service: Service) -> None:
-        self._stage = _ACQUIRING
-        key = exchange_key(self, service) if service.keyed else 0
-        member = service.pick(key, self._tried)
-        if member is not None:
-            self._use(service, member, False)
-            return
+    def _queue(self, service: Service) -> None:
+        """No endpoint can be had now: wait for a place if that is allowed."""
         error = service.unavailable()
         if error.kind is Kind.QUEUE_FULL:
             self._since = monotonic()
-            self._waiter = service.wait(key, self._tried, self._placed)
-            if self._waiter is not None:
+            self._stage = _ACQUIRING
+            key = exchange_key(self, service) if service.keyed else 0
+            self._pending = service.wait(key, (), self._placed)
+            if self._pending is not None:
                 return
         self._answer_error(error)
 
     def _placed(self, place: Member | ProxyError) -> None:
         """The queue has an endpoint for this exchange, or the wait was in vain."""
-        self._waiter = None
-        self.queue_s = monotonic() - self._since
+        self._pending = None
+        now = monotonic()
+        self.queue_s = now - self._since
         if isinstance(place, ProxyError):
             self._answer_error(place, Phase.QUEUE)
         else:
             assert self._service is not None
-            self._use(self._service, place, False)
+            self._use(self._service, place, False, now)
 
-    def _use(self, service: Service, member: Member, fresh: bool) -> None:
+    def _use(self, service: Service, member: Member, fresh: bool, now: float) -> None:
         """Take a place at `member` and a channel to it: an idle one unless `fresh`."""
         self._member = member
         self.endpoint = member.address
-        self._tries += 1
-        service.enter(member)
-        channel = None if fresh else member.pool.take()
-        if channel is not None and self.head.method not in IDEMPOTENT:  # type: ignore[union-attr]
-            # Such a request cannot be sent twice, so look once more that the endpoint has not just hung up.
-            while channel is not None and not channel.transport.peek_alive():
-                channel.close()
-                channel = member.pool.take()
-        if channel is not None:
-            self.reused = True
-            self._send(channel)
-            return
+        member.active += 1
+        member.total += 1
+        idle = member.pool.idle
+        if idle and not fresh:
+            channel: Channel | None = idle.pop()
+            if self.head.method not in IDEMPOTENT:  # type: ignore[union-attr]
+                channel = self._quiet(channel, idle)
+            if channel is not None:
+                self.reused = True
+                self._send(channel, now)
+                return
         self.reused = False
-        self._since = monotonic()
+        self._stage = _ACQUIRING
+        self._since = now
         timeout = service.config.timeouts.connect
-        self._dial = Dial(self.session.loop, member.endpoint, CONNECT_TIMEOUT if timeout is None else timeout,
-                          self._dialed)
+        self._pending = Dial(self.session.loop, member.endpoint, CONNECT_TIMEOUT if timeout is None else timeout,
+                             self._dialed)
+
+    def _quiet(self, channel: Channel | None, idle: list[Channel]) -> Channel | None:
+        """A channel whose endpoint has not hung up a moment ago: this request could not be sent a second time."""
+        while channel is not None and not channel.transport.peek_alive():
+            channel.close()
+            channel = idle.pop() if idle else None
+        return channel
 
     def _dialed(self, sock: socket.socket | None, kind: Kind | None) -> None:
-        self._dial = None
-        self.connect_s = monotonic() - self._since
+        self._pending = None
+        now = monotonic()
+        self.connect_s = now - self._since
         if sock is None:
             self._upstream_failed(ProxyError(kind or Kind.CONNECT_FAILED, "could not connect to the endpoint"))
             return
         assert self._member is not None
-        self._send(Channel(self.session.loop, sock, self._member))
+        self._send(Channel(self.session.loop, self.session.poller, sock, self._member), now)
 
-    def _send(self, channel: Channel) -> None:
+    def _send(self, channel: Channel, now: float) -> None:
         head, route = self.head, self._route
         assert head is not None and route is not None
         edits = None if route.request_edits is None else self._snapshot.edits[route.name][0]
         data = head.outbound(self.session.forward, self.request_id.encode(), self._target, route.rewrite_host, edits)
+        self._channel = channel
+        self._stage = _AWAITING
+        self._since = now
+        if head.length == 0:
+            channel.send(self, data, head.method == "HEAD", head.upgrade is not None, False,
+                         route.response_timeout or inf, now)
+            return
         chunked = head.length == CHUNKED
         if self._body:
             data += encode_chunk(bytes(self._body)) if chunked else self._body
         if chunked and self._request_done:
             data += encode_last_chunk(self._trailers)
-        self._channel = channel
-        self._stage = _AWAITING
-        self._since = monotonic()
-        channel.send(self, data, head_request=head.method == "HEAD", upgrade=head.upgrade is not None,
-                     chunked=chunked, timeout=route.response_timeout or inf)
+        if len(self._body) > HELD_LIMIT:
+            self._replayable = False
+            self._body = b""
+        channel.send(self, data, head.method == "HEAD", head.upgrade is not None, chunked,
+                     route.response_timeout or inf, now)
         if not self._request_done:
-            if len(self._body) > HELD_LIMIT:
-                self._replayable = False
-                self._body = b""
             self.session.resume_request()
 
     # ---- the response (called by the channel)
@@ -290,13 +302,13 @@ class Exchange:
         now = monotonic()
         self.first_byte_s = now - self._since
         status = head.status
-        service, member = self._service, self._member
-        assert service is not None and member is not None
+        service, member, route = self._service, self._member, self._route
+        assert service is not None and member is not None and route is not None
         if status in EVIDENCE:
             service.failed(member, Kind.STATUS)
             if self._retried(ProxyError(Kind.STATUS, f"status {status}"), status):
                 return
-        else:
+        elif member.failures or member.ejections:
             service.succeeded(member)
         if service.least_latency:
             observe(member, self.first_byte_s, now)
@@ -304,12 +316,12 @@ class Exchange:
         self._stage = _BODY
         self._body = b""
         self.bytes_out = len(payload)
-        route = self._route
-        edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]  # type: ignore[union-attr]
+        edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]
         channel = self._channel
-        self.session.respond(head, payload, done, edits, channel.decoder.trailers if done else b"")  # type: ignore[union-attr]
+        assert channel is not None
+        self.session.respond(head, payload, done, edits, channel.decoder.trailers if done else b"")
         if done:
-            self._complete(now)
+            self._complete(channel, now)
 
     def response_data(self, payload: bytes, done: bool) -> None:
         self.bytes_out += len(payload)
@@ -317,15 +329,12 @@ class Exchange:
         assert channel is not None
         self.session.respond_data(payload, done, channel.decoder.trailers if done else b"")
         if done:
-            self._complete(monotonic())
+            self._complete(channel, monotonic())
 
-    def _complete(self, now: float) -> None:
-        channel = self._channel
-        if channel is None:  # writing the last of it ended the client, and with it this exchange
-            return
+    def _complete(self, channel: Channel, now: float) -> None:
         self._channel = None
-        self._leave()
         channel.release(now, self._request_done and (self.continued or not self.head.expect))  # type: ignore[union-attr]
+        self._leave()
         self._finish(OK, now)
 
     def upgraded(self, head: ResponseHead, rest: bytes) -> None:
@@ -391,26 +400,25 @@ class Exchange:
         """Start another try if the policy allows one; the present one is given up then."""
         head, route, service, member = self.head, self._route, self._service, self._member
         assert head is not None and route is not None and service is not None and member is not None
-        if not decide(route.retry, error, status=status, method=head.method, tries=self._tries,
+        if not decide(route.retry, error, status=status, method=head.method, tries=len(self._tries) + 1,
                       replayable=self._replayable, written=error.retry is not RetryClass.CONNECT,
                       idempotency_key=head.get(b"idempotency-key") is not None):
             return False
         stale = error.kind is Kind.STALE
-        if not stale and not service.budget.allow(monotonic()):
+        now = monotonic()
+        if not stale and not service.budget.allow(now):
             return False
-        again = member if stale else service.pick(exchange_key(self, service) if service.keyed else 0,
-                                                  [*self._tried, member])
+        tries = (*self._tries, member)
+        again = member if stale else service.pick(exchange_key(self, service) if service.keyed else 0, tries)
         if again is None:
             return False
-        self.attempts.append((member.address, error.kind.word if not status else str(status)))
-        if not stale:
-            self._tried.append(member)
+        self._tries = tries
+        self.attempts += ((member.address, error.kind.word if not status else str(status)),)
         channel, self._channel = self._channel, None
         if channel is not None:
-            channel.release(monotonic(), self._request_done)
+            channel.release(now, self._request_done)
         self._leave()
-        self._stage = _ACQUIRING
-        self._use(service, again, fresh=stale)
+        self._use(service, again, stale, now)
         return True
 
     def client_gone(self) -> None:
@@ -433,13 +441,10 @@ class Exchange:
             self._answer_error(error, Phase.SEND)
 
     def _give_up(self) -> None:
-        """Let go of the queue place, the dial or the channel."""
-        if self._waiter is not None:
-            self._waiter.cancel()
-            self._waiter = None
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
+        """Let go of the place in the queue, the dial or the channel."""
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.reset()
@@ -453,13 +458,12 @@ class Exchange:
     def _leave(self) -> None:
         member, self._member = self._member, None
         if member is not None:
-            self._service.leave(member)  # type: ignore[union-attr]
+            self._service.leave(member)
 
     # ---- the end
 
     def refuse(self, error: ProxyError) -> None:
         """Answer a request that was never routed: its head broke the rules."""
-        self.request_id = self.request_id or f"{_id_prefix}{next(_id_numbers):016x}"
         self._answer_error(error, Phase.HEAD)
 
     def _answer_error(self, error: ProxyError, phase: Phase | None = None) -> None:

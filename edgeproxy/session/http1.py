@@ -20,7 +20,9 @@ import socket
 from collections.abc import Callable
 from enum import IntEnum
 from ipaddress import ip_address
+from itertools import count
 from math import inf
+from secrets import token_hex
 from time import monotonic
 
 from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
@@ -28,6 +30,7 @@ from edgeproxy.codec.h1 import RequestDecoder, encode_chunk, encode_last_chunk
 from edgeproxy.config import model
 from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
+from edgeproxy.net.sockets import Poller
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.session.pace import Pace
@@ -37,22 +40,28 @@ from edgeproxy.snapshot import Live
 
 DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
+MAX_REQUEST_ID = 128
 CLOSE_TIME = 60.0  # for a client to take what is queued before the connection closes
+
+
+_process = token_hex(6)
+_connections = count(1)
 
 
 class HttpListener:
     """What the connections of one http listener share. A reload changes `config` in place."""
 
-    __slots__ = ("name", "config", "live", "log", "loop", "sessions", "draining", "port", "idle", "header_time",
-                 "body_time", "body_limit")
+    __slots__ = ("name", "config", "live", "log", "loop", "poller", "sessions", "draining", "port", "idle",
+                 "header_time", "body_time", "body_limit")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Listener, live: Live,
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
                  log: Callable[[Exchange], None], port: int) -> None:
         self.name = config.name
         self.apply(config)
         self.live = live
         self.log = log
         self.loop = loop
+        self.poller = poller
         self.port = port
         self.sessions: set[Http1Session] = set()
         self.draining = False
@@ -65,9 +74,9 @@ class HttpListener:
         self.body_time = config.timeouts.body or inf
         self.body_limit = config.limits.body or inf
 
-    def connected(self, sock: socket.socket, peer: str) -> None:
-        """Serve a connection that was just accepted; `peer` is the client's address."""
-        Http1Session(self, sock, peer)
+    def connected(self, sock: socket.socket, peer: str, closed: Callable[[], None]) -> None:
+        """Serve a connection that was just accepted; `peer` is the client's address, `closed` is called at its end."""
+        Http1Session(self, sock, peer, closed)
 
     def trusts(self, peer: str) -> bool:
         networks = self.config.trusted_proxies
@@ -93,14 +102,15 @@ _IDLE, _ACTIVE, _DRAIN, _LINGER, _TUNNEL, _CLOSED = State
 
 
 class Http1Session(asyncio.Protocol):
-    __slots__ = ("listener", "loop", "transport", "peer", "forward", "log", "port", "decoder", "deadline", "state",
-                 "closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare", "_full",
-                 "_running", "_dropped", "_pace", "_begun")
+    __slots__ = ("listener", "loop", "poller", "transport", "peer", "forward", "log", "port", "decoder", "deadline",
+                 "state", "_closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare",
+                 "_full", "_running", "_dropped", "_pace", "_begun", "_id", "_number", "_held")
 
-    def __init__(self, listener: HttpListener, sock: socket.socket, peer: str) -> None:
+    def __init__(self, listener: HttpListener, sock: socket.socket, peer: str, closed: Callable[[], None]) -> None:
         config = listener.config
         self.listener = listener
         self.loop = listener.loop
+        self.poller = listener.poller
         self.log = listener.log
         self.port = listener.port
         self.peer = peer
@@ -109,21 +119,23 @@ class Http1Session(asyncio.Protocol):
         self.decoder = RequestDecoder(config.limits.header, config.limits.headers)
         self.deadline = Deadline(listener.loop, self._expired)
         self.state = _IDLE
-        self.closed: Callable[[], None] | None = None
-        """Called once when the connection is gone."""
+        self._closed: Callable[[], None] | None = closed
         self._exchange: Exchange | None = None
         self._tunnel: Tunnel | None = None
         self._minor = 1
         self._last = False      # the connection ends with this response
         self._chunked = False   # the response's body goes out in chunks
         self._bare = False      # a response's head has gone out and its body runs until we close
+        self._held = False      # reading is paused, by us
         self._full = False      # the client takes no more for now
         self._running = False   # the loop over pipelined requests is on the stack
         self._dropped = 0
         self._pace: Pace | None = None
+        self._id = f"{_process}{next(_connections):x}-"
+        self._number = 0        # of the request on this connection; with `_id` the request's id
         self._begun = False     # part of the present request's head is here
         listener.sessions.add(self)
-        self.transport = SocketTransport(listener.loop, sock, self)
+        self.transport = SocketTransport(listener.loop, listener.poller, sock, self)
         self.deadline.set(monotonic() + listener.idle)
 
     # ---- requests
@@ -147,44 +159,57 @@ class Http1Session(asyncio.Protocol):
         try:
             while True:
                 try:
-                    got = self.decoder.head(data)
+                    head = self.decoder.head(data)
                 except ProxyError as error:
                     self._refuse(error)
                     return
-                if got is None:
+                if head is None:
                     if not self._begun:  # a head has its time in all, from its first byte on
                         self._begun = True
                         self.deadline.set(monotonic() + self.listener.header_time)
                     return
-                self._begin(*got)
-                if self.state != _IDLE or self._full or not (data := self.decoder.next()):
+                self._begin(head)
+                if self.state != _IDLE or self._full or not self.decoder.rest:
                     return
+                data = self.decoder.next()
         finally:
             self._running = False
 
-    def _begin(self, head: RequestHead, payload: bytes) -> None:
+    def _begin(self, head: RequestHead) -> None:
         listener = self.listener
         live = listener.live
-        decoder = self.decoder
         self.state = _ACTIVE
         self._begun = False
         self._minor = head.minor
         self._last = not head.keep_alive or listener.draining or live.draining
         self._chunked = self._bare = False
-        now = monotonic()
-        client, request_id = (self.peer, "") if not self._trusted else self._told(head)
-        exchange = self._exchange = Exchange(self, listener.name, head, now, client)
-        done = decoder.done
-        if not done:
-            if head.length > listener.body_limit:
-                self._too_large(exchange)
-                return
-            self._watch(now)
-        exchange.start(live.snapshot, payload, done, decoder.trailers, request_id)
+        self._number += 1
+        client, request_id = self.peer, f"{self._id}{self._number}"
+        if self._trusted:
+            client, request_id = self._told(head, request_id)
+        exchange = self._exchange = Exchange(self, listener.name, head, monotonic(), client, request_id)
+        if head.length and not self._body(head, exchange):
+            return
+        exchange.start(live.snapshot)
 
-    def _told(self, head: RequestHead) -> tuple[str, str]:
+    def _body(self, head: RequestHead, exchange: Exchange) -> bool:
+        """Hand over what is here of the body; False if it is too long and was answered."""
+        decoder = self.decoder
+        exchange.body_begins(decoder.payload)
+        if head.length > self.listener.body_limit or len(decoder.payload) > self.listener.body_limit:
+            self._too_large(exchange)
+            return False
+        if decoder.done:
+            exchange.body_ended(decoder.trailers)
+        else:
+            self._watch(exchange.started)
+        return True
+
+    def _told(self, head: RequestHead, request_id: str) -> tuple[str, str]:
         """(client address, request id) as a trusted peer says: the rightmost address that is not a trusted proxy's."""
-        request_id = (head.get(b"x-request-id") or b"").decode("latin-1")
+        told = head.get(b"x-request-id")
+        if told and len(told) <= MAX_REQUEST_ID and told.isascii():
+            request_id = told.decode()
         client = self.peer
         for part in reversed((head.get(b"x-forwarded-for") or b"").decode("latin-1").split(",")):
             hop = part.strip()
@@ -195,13 +220,14 @@ class Http1Session(asyncio.Protocol):
             client = hop
             if not self.listener.trusts(hop):
                 break
-        return client, request_id if len(request_id) <= 128 else ""
+        return client, request_id
 
     def _more(self, data: bytes) -> None:
         """Bytes while an exchange runs."""
         decoder = self.decoder
         if decoder.done:
             decoder.rest += data
+            self._held = True
             self.transport.pause_reading()
             return
         exchange = self._exchange
@@ -241,16 +267,20 @@ class Http1Session(asyncio.Protocol):
         self._chunked = self._bare = False
         self._minor = 1
         self.state = _ACTIVE
-        exchange = self._exchange = Exchange(self, self.listener.name, None, monotonic(), self.peer)
+        self._number += 1
+        exchange = self._exchange = Exchange(self, self.listener.name, None, monotonic(), self.peer,
+                                             f"{self._id}{self._number}")
         exchange.refuse(error)
 
     def pause_request(self) -> None:
         if self.state == _ACTIVE and not self.decoder.done:
+            self._held = True
             self.transport.pause_reading()
             self._pace = None  # silence that we asked for is not the client's fault
 
     def resume_request(self) -> None:
-        if self.state == _ACTIVE and not self.decoder.done and not self.transport.is_reading():
+        if self._held and self.state == _ACTIVE and not self.decoder.done:
+            self._held = False
             self.transport.resume_reading()
             self._watch(monotonic())
 
@@ -265,10 +295,13 @@ class Http1Session(asyncio.Protocol):
         if not self.decoder.done:
             self._unsure()
         data = head.inbound(self._minor, self._last, edits)
-        if payload:
-            data += encode_chunk(payload) if self._chunked else payload
-        if done and self._chunked:
-            data += encode_last_chunk(trailers)
+        if self._chunked:
+            if payload:
+                data += encode_chunk(payload)
+            if done:
+                data += encode_last_chunk(trailers)
+        else:
+            data += payload
         self.transport.write(data)
 
     def _unsure(self) -> None:
@@ -345,9 +378,12 @@ class Http1Session(asyncio.Protocol):
             self._close()
             return
         self.state = _IDLE
-        self._pace = None
-        self.deadline.set(now + listener.idle)
-        if not self.transport.is_reading():
+        deadline = self.deadline
+        deadline.at = at = now + listener.idle
+        if at < deadline.fires:
+            deadline.arm(at)
+        if self._held:
+            self._held = False
             self.transport.resume_reading()
         if self.decoder.rest and not self._running and not self._full:
             self._requests(self.decoder.next())
@@ -443,7 +479,7 @@ class Http1Session(asyncio.Protocol):
     def _forget(self) -> None:
         self.state = _CLOSED
         self.listener.sessions.discard(self)
-        closed, self.closed = self.closed, None
+        closed, self._closed = self._closed, None
         if closed is not None:
             closed()
 

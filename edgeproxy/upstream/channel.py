@@ -22,9 +22,10 @@ from time import monotonic
 from typing import Protocol
 
 from edgeproxy.codec._leaf import ResponseHead
-from edgeproxy.codec.h1 import UNTIL_CLOSE, ResponseDecoder, encode_chunk, encode_last_chunk
+from edgeproxy.codec.h1 import ResponseDecoder, encode_chunk, encode_last_chunk
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.net.deadline import Deadline
+from edgeproxy.net.sockets import Poller
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.upstream.pool import Member
 
@@ -61,7 +62,7 @@ class Channel(asyncio.Protocol):
     __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_chunked", "_upgrade",
                  "_keep_alive", "_interims", "_timeout")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, member: Member) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, member: Member) -> None:
         self.member = member
         self.user: ChannelUser | None = None
         self.stage = _IDLE
@@ -74,20 +75,23 @@ class Channel(asyncio.Protocol):
         self._keep_alive = False
         self._interims = 0
         self._timeout = inf
-        self.transport = SocketTransport(loop, sock, self)
+        self.transport = SocketTransport(loop, poller, sock, self)
 
     # ---- sending
 
-    def send(self, user: ChannelUser, data: bytes, *, head_request: bool, upgrade: bool, chunked: bool,
-             timeout: float) -> None:
+    def send(self, user: ChannelUser, data: bytes, head_request: bool, upgrade: bool, chunked: bool, timeout: float,
+             now: float) -> None:
         """Begin a request: `data` is its head and what there is of its body, encoded; `timeout` seconds, or inf."""
         self.user = user
         self.stage = _WAIT
         self._chunked = chunked
         self._upgrade = upgrade
         self._timeout = timeout
-        self.decoder.begin(head_request)
-        self.deadline.set(monotonic() + timeout)
+        self.decoder.head_request = head_request
+        deadline = self.deadline
+        deadline.at = at = now + timeout
+        if at < deadline.fires:
+            deadline.arm(at)
         self.transport.write(data)
 
     def send_body(self, payload: bytes) -> None:
@@ -105,69 +109,58 @@ class Channel(asyncio.Protocol):
         if user is None:
             self.close()
             return
-        if self.stage != _BODY:
-            self._head(user, data)
-            return
         decoder = self.decoder
         try:
-            payload = decoder.body(data)
+            if self.stage == _BODY:
+                payload = decoder.body(data)
+                if decoder.done:
+                    self.stage = _DONE
+                else:
+                    self.deadline.set(monotonic() + self._timeout)
+                user.response_data(payload, decoder.done)
+            elif self.stage == _DONE:
+                self._keep_alive = False  # bytes behind the response: the endpoint is out of step
+            else:
+                self.stage = _HEAD
+                head = decoder.head(data)
+                if head is None:
+                    return
+                if head.status < 200:
+                    head = self._before_final(user, head)
+                    if head is None:
+                        return
+                self._keep_alive = head.keep_alive
+                if decoder.done:
+                    self.stage = _DONE
+                else:
+                    self.stage = _BODY
+                    self.deadline.set(monotonic() + self._timeout)
+                user.response(head, decoder.payload, decoder.done)
         except ProxyError as error:
             self._fail(error)
-            return
-        if decoder.done:
-            self.stage = _DONE
-        else:
-            self.deadline.set(monotonic() + self._timeout)
-        user.response_data(payload, decoder.done)
 
-    def _head(self, user: ChannelUser, data: bytes) -> None:
-        decoder = self.decoder
-        while True:
-            if self.stage == _DONE:
-                self._keep_alive = False  # bytes behind the response: the endpoint is out of step
-                return
+    def _before_final(self, user: ChannelUser, head: ResponseHead) -> ResponseHead | None:
+        """Interim responses and upgrades; the final head if it is here already. Raises ProxyError."""
+        while head.status != 101:
+            self._interims += 1
+            if self._interims > MAX_INTERIM:
+                raise ProxyError(Kind.RESPONSE_BROKEN, "too many interim responses")
+            self.stage = _WAIT
+            user.interim(head)
+            rest = self.decoder.rest
+            if self.user is not user or not rest:
+                return None
             self.stage = _HEAD
-            try:
-                got = decoder.head(data)
-            except ProxyError as error:
-                self._fail(error)
-                return
-            if got is None:
-                return
-            head, payload = got
-            if head.status >= 200:
-                break
-            if head.status == 101:
-                self._upgraded(user, head)
-                return
-            if not self._interim(user, head):
-                return
-            data = decoder.rest
-        self._keep_alive = head.keep_alive and head.length != UNTIL_CLOSE
-        if decoder.done:
-            self.stage = _DONE
-        else:
-            self.stage = _BODY
-            self.deadline.set(monotonic() + self._timeout)
-        user.response(head, payload, decoder.done)
-
-    def _interim(self, user: ChannelUser, head: ResponseHead) -> bool:
-        """Pass on a 1xx; whether more of the answer is here already."""
-        self._interims += 1
-        if self._interims > MAX_INTERIM:
-            self._fail(ProxyError(Kind.RESPONSE_BROKEN, "too many interim responses"))
-            return False
-        self.stage = _WAIT
-        user.interim(head)
-        return self.user is user and bool(self.decoder.rest)
-
-    def _upgraded(self, user: ChannelUser, head: ResponseHead) -> None:
+            final = self.decoder.head(rest)
+            if final is None or final.status >= 200:
+                return final
+            head = final
         if not self._upgrade:
-            self._fail(ProxyError(Kind.RESPONSE_BROKEN, "101 though no upgrade was asked for"))
-            return
+            raise ProxyError(Kind.RESPONSE_BROKEN, "101 though no upgrade was asked for")
         self.user = None
         self.deadline.close()
         user.upgraded(head, self.decoder.rest)
+        return None
 
     # ---- flow
 
@@ -195,11 +188,18 @@ class Channel(asyncio.Protocol):
     def release(self, now: float, reusable: bool) -> None:
         """The exchange is over. `reusable`: the whole request was sent."""
         self.user = None
-        if reusable and self.stage == _DONE and self._keep_alive and not self.decoder.rest:
+        pool = self.member.pool
+        idle = pool.idle
+        if (reusable and self.stage == _DONE and self._keep_alive and not self.decoder.rest
+                and len(idle) < pool.limit):
             self.stage = _IDLE
             self.reused = True
             self._interims = 0
-            self.member.pool.put(self, now)
+            deadline = self.deadline
+            deadline.at = at = now + pool.idle_timeout
+            if at < deadline.fires:
+                deadline.arm(at)
+            idle.append(self)
         else:
             self.close()
 
@@ -231,6 +231,7 @@ class Channel(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.stage == _BODY and self.user is not None and self.decoder.eof():
             self.stage = _DONE
+            self._keep_alive = False
             self.user.response_data(b"", True)
         else:
             self._gone()

@@ -2,7 +2,8 @@
 
 A pool holds channels, never sockets, and only idle ones: a channel that receives a byte or EOF while idle takes itself
 out at once. Newest first, because the newest is the least likely to be closed by the endpoint just now, and the rest
-may age and go.
+may age and go. `idle` is a plain list that `Channel.release` appends to and `Exchange` pops from: no call for it on the
+warm path.
 """
 from __future__ import annotations
 
@@ -23,16 +24,6 @@ class Pool:
         """Channels kept; 0: none (the endpoint was removed, or pooling is off)."""
         self.idle_timeout = idle_timeout
         """Seconds; `inf` is for ever."""
-
-    def put(self, channel: Channel, now: float) -> None:
-        if len(self.idle) >= self.limit:
-            channel.close()
-            return
-        channel.deadline.set(now + self.idle_timeout)
-        self.idle.append(channel)
-
-    def take(self) -> Channel | None:
-        return self.idle.pop() if self.idle else None
 
     def remove(self, channel: Channel) -> None:
         if channel in self.idle:

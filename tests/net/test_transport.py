@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 import uvloop
 
+from edgeproxy.net.sockets import Poller
 from edgeproxy.net.transport import HIGH_WATER, SocketTransport
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -75,10 +76,13 @@ def play(request: pytest.FixtureRequest) -> Callable[..., None]:
         async def main() -> None:
             with connected() as (near, far):
                 recorder = Recorder(keep_open)
-                transport = SocketTransport(asyncio.get_running_loop(), near, recorder)
+                loop = asyncio.get_running_loop()
+                poller = Poller(loop)
+                transport = SocketTransport(loop, poller, near, recorder)
                 await scenario(transport, recorder, far)
                 transport.abort()
                 await recorder.until(lambda: any(e.startswith("lost") for e in recorder.events))
+                poller.close()
 
         with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
             runner.run(main())

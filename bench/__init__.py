@@ -1,0 +1,1 @@
+"""The measuring rig. Not part of the installed package."""

@@ -1,0 +1,1 @@
+"""The pieces of the warm path, one by one."""

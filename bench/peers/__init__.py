@@ -1,0 +1,1 @@
+"""edgeproxy side by side with other proxies: processes, load, figures, report."""

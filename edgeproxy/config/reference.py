@@ -1,0 +1,156 @@
+"""The reference page of the configuration, from the same dataclasses, shapes and docstrings as the loader.
+
+`python -m edgeproxy.config.reference > docs/reference.md`.
+"""
+from __future__ import annotations
+
+import sys
+
+from edgeproxy.config import model
+from edgeproxy.config.schema import default_of, doc_of
+from edgeproxy.config.shapes import Choice, Entries, ListOf, MapOf, Named, OneKey, Pairs, Part, Scalar, Shape, ShortOr
+from edgeproxy.config.tree import root
+
+_HEAD = """\
+# Configuration reference
+
+<!-- Made by `python -m edgeproxy.config.reference`; changes belong into edgeproxy/config/model.py. -->
+
+One YAML file, or several: `-c` may be given more than once and may name a directory (its `*.yaml`, sorted).
+`listeners`, `routes` and `services` of all files go together; a name given twice is an error. The smallest useful file:
+
+```yaml
+listeners: {web: {bind: ":8080", protocol: http}}
+routes: [{service: hello}]
+services: {hello: {endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"]}}
+```
+
+**Values.** A *duration* is `250ms`, `5s`, `2m`, `3h` or a number of seconds; a *size* is `512B`, `16KiB`, `1MiB`,
+`1GiB` or a number of bytes; a *name* is a word of letters and digits with `-`, `_` and `.` in it. Text is taken as
+written: `no`, `012` and `22:22` are text where text is expected. `${NAME}` and `${NAME:-default}` come from the
+environment, `$${` is a literal `${`; within `[ ]` and `{ }` such a value is quoted. Relative paths are relative to the
+file. Addresses are IP addresses or `unix:/path`; names are not resolved, `localhost` means 127.0.0.1.
+
+**Mistakes.** Whatever is not written here is refused: an unknown key, a key given twice, a value of the wrong kind, a
+name that nothing has. All mistakes are told at once, each with its place, and nothing is started or changed. An alias
+(`*x`) may repeat a whole value; merge keys (`<<`) are refused. For editors there is a JSON Schema,
+[edgeproxy.schema.json](../conf/edgeproxy.schema.json), also printed by `edgeproxy schema`.
+"""
+
+_TITLES: dict[type, str] = {
+    model.Config: "The file",
+    model.Listener: "listeners.NAME",
+    model.ListenerLimits: "listeners.NAME.limits",
+    model.ListenerTimeouts: "listeners.NAME.timeouts",
+    model.Route: "routes[]",
+    model.WeightedService: "routes[].service[]",
+    model.Rewrite: "routes[].rewrite",
+    model.Redirect: "routes[].redirect",
+    model.Respond: "routes[].respond",
+    model.HeaderEdits: "routes[].request_headers, response_headers",
+    model.RouteTimeouts: "routes[].timeouts",
+    model.Retry: "routes[].retry",
+    model.Service: "services.NAME",
+    model.EndpointAddress: "services.NAME.endpoints[]",
+    model.Eject: "services.NAME.eject",
+    model.ServiceLimits: "services.NAME.limits",
+    model.ServiceTimeouts: "services.NAME.timeouts",
+    model.PoolLimits: "services.NAME.pool",
+    model.AccessLog: "access_log",
+    model.Shutdown: "shutdown",
+}
+_BEFORE: dict[type, str] = {
+    model.Route: "The most specific route that matches entirely wins. Host first: a name beats `*.` beats `**.` (the "
+                 "longest first) beats none. Then the path: exact, the longest prefix, regexes in the order of the "
+                 "file. Then a method condition before none, more header conditions before fewer, more query "
+                 "conditions before fewer, the order of the file. Two routes with the very same match on one listener "
+                 "are an error.",
+    model.EndpointAddress: "An address in one word is the same as `{address: …}`.",
+    model.WeightedService: "A name in one word is the same as `{name: …}`.",
+}
+_WORDS = {"whole": "number", "boolean": "`true` or `false`", "line": "text", "value": "text", "file": "file",
+          "bind": "address", "endpoint": "address", "host-pattern": "host", "authority": "host, or host:port",
+          "prefix": "path", "edited-field": "header", "matched-field": "header", "field": "header",
+          "retry-condition": "`connect`, `reset`, `timeout` or a status"}
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    blocks = [_HEAD]
+    for kind, title in _TITLES.items():
+        rows = [_row(kind, part) for part in _maps()[kind].parts.values()]
+        before = f"{_BEFORE[kind]}\n\n" if kind in _BEFORE else ""
+        table = "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
+        blocks.append(f"## {title}\n\n{before}{table}\n")
+    return "\n".join(blocks)
+
+
+def _maps() -> dict[type, MapOf]:
+    """Every map that can be reached from the root."""
+    maps: dict[str, MapOf] = {}
+    found: dict[type, MapOf] = {model.Config: root()}
+    root().schema(maps)
+    todo = list(maps)
+    while todo:
+        shape = maps[todo.pop()]
+        found[shape.kind] = shape
+        for part in shape.parts.values():
+            before = set(maps)
+            part.shape.schema(maps)
+            todo += [name for name in maps if name not in before]
+    return found
+
+
+def _row(kind: type, part: Part) -> str:
+    words = doc_of(kind, part.name)
+    cells = (f"`{part.key}`", _brief(part.shape), _default(part), words)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(part: Part) -> str:
+    if part.required:
+        return "required"
+    default = default_of(part)
+    if default is None:
+        return ""
+    if isinstance(default, list):
+        return "`[" + ", ".join(str(item) for item in default) + "]`"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default}`" if default != "" else '`""`'
+
+
+def _brief(shape: Shape) -> str:
+    """What may stand there, in a few words."""
+    match shape:
+        case Scalar():
+            return _WORDS.get(shape.form.name, shape.form.name)
+        case Choice():
+            return " | ".join(f"`{option}`" for option in shape.options)
+        case ListOf(or_one=True):
+            return f"{_brief(shape.item)}, or a list"
+        case ListOf():
+            return f"list: {_brief(shape.item)}"
+        case Pairs():
+            return "map: name and text"
+        case MapOf():
+            return f"[map](#{_anchor(_TITLES[shape.kind])})"
+        case Named():
+            return f"map: name and [map](#{_anchor(_TITLES[shape.item.kind])})"
+        case Entries():
+            return f"list: [map](#{_anchor(_TITLES[shape.item.kind])})"
+        case ShortOr():
+            return f"{_brief(shape.short)}, or {_brief(shape.full)}"
+        case OneKey():
+            return ", ".join(f"`{{{key}: …}}`" for key in shape.options)
+    return shape.words
+
+
+def _anchor(title: str) -> str:
+    """As GitHub and MkDocs make it of a heading."""
+    kept = "".join(char for char in title.lower() if char.isalnum() or char in " -_")
+    return kept.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,118 @@
+"""The JSON Schema (2020-12) of the configuration, from the same dataclasses, shapes and docstrings as the loader.
+
+`python -m edgeproxy.config.schema > conf/edgeproxy.schema.json`. Editors complete and check with it; it lets pass some
+things that the loader refuses (addresses, references), and nothing that the loader takes is refused by it.
+"""
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgeproxy.config import model
+from edgeproxy.config.shapes import Choice, ListOf, MapOf, Pairs, Part, Scalar, Shape, ShortOr
+from edgeproxy.config.tree import map_of, root
+
+FILE = "edgeproxy.schema.json"
+"""Its name beside the example configurations."""
+_VARIABLE = {"type": "string", "pattern": r"\$\{",
+             "description": "A value from the environment: ${NAME} or ${NAME:-default}."}
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a whole file."""
+    maps: dict[str, MapOf] = {}
+    top = _map_schema(root(), maps)
+    top["required"] = ["listeners"]
+    definitions: dict[str, Any] = {"variable": _VARIABLE}
+    while missing := [name for name in maps if name not in definitions]:
+        for name in missing:
+            definitions[name] = _map_schema(maps[name], maps)
+    definitions["Listener"]["allOf"] = [_for_protocol("http"), _for_protocol("tcp")]
+    definitions["Route"]["oneOf"] = [{"required": [key]} for key in ("service", "redirect", "respond")]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeproxy configuration", **top,
+            "$defs": dict(sorted(definitions.items()))}
+
+
+def text() -> str:
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _map_schema(shape: MapOf, maps: dict[str, MapOf]) -> dict[str, Any]:
+    properties = {}
+    for part in shape.parts.values():
+        schema = part.shape.schema(maps)
+        words = doc_of(shape.kind, part.name)
+        properties[part.key] = {**schema, **({"description": words} if words else {}), **_default(part)}
+    required = [part.key for part in shape.parts.values() if part.required]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": required} if required else schema
+
+
+def _default(part: Part) -> dict[str, Any]:
+    shown = default_of(part)
+    return {} if shown is None else {"default": shown}
+
+
+def _for_protocol(protocol: str) -> dict[str, Any]:
+    """What a listener of this protocol may not have."""
+    parts = map_of(model.Listener).parts.values()
+    others = {part.key: False for part in parts if part.protocol not in (None, protocol)}
+    then: dict[str, Any] = {"properties": others}
+    if protocol == "tcp":
+        then["required"] = ["service"]
+    return {"if": {"properties": {"protocol": {"const": protocol}}}, "then": then}
+
+
+def default_of(part: Part) -> Any:
+    """The default as it would stand in the file; None where there is nothing to show."""
+    return None if part.required else as_written(part.shape, part.default)
+
+
+def as_written(shape: Shape, value: Any) -> Any:
+    """A value of the model in the words of the file, as far as defaults need it."""
+    if isinstance(shape, Scalar):
+        return shape.form.show(value)
+    if isinstance(shape, ShortOr) and isinstance(value, model.PathMatch):
+        return value.value
+    if isinstance(shape, ShortOr) and isinstance(value, model.Balance):
+        return value.kind
+    if isinstance(shape, Choice):
+        return value
+    if isinstance(shape, ListOf) and value:
+        return [as_written(shape.item, item) for item in value]
+    if isinstance(shape, Pairs | MapOf | ListOf):
+        return None  # empty, or told by its own keys
+    return None
+
+
+@cache
+def _docs() -> dict[tuple[str, str], str]:
+    """(class, field) → the docstring under it. Empty if the source is not at hand."""
+    try:
+        tree = ast.parse(Path(model.__file__).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return {}
+    found = {}
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for statement, below in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(statement, ast.FunctionDef):
+                found[node.name, statement.name] = " ".join((ast.get_docstring(statement) or "").split())
+            elif (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+                    and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
+                found[node.name, statement.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+def doc_of(kind: type, name: str) -> str:
+    """The words for a field; "" if it needs none."""
+    return _docs().get((kind.__name__, name), "")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())

@@ -1,0 +1,1 @@
+"""The side of the endpoints: dialling, channels and their pools, and services, which choose among endpoints."""

@@ -1,0 +1,103 @@
+"""Real processes and real sockets for every scenario; all of it on 127.0.0.1 and gone when its test is over.
+
+`EDGEPROXY_LONG=1` runs the long versions. `EDGEPROXY_PURE=1` and `EDGEPROXY_LOOP=asyncio` reach the proxy as they are.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from e2e.backends import Actor, BlackHole, Nginx, Stage, StartActor, StartStage
+from e2e.program import Edge, StartEdge
+from e2e.wire import Dial, Wire, connect
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """Three servers: a, b and c."""
+    server = Nginx(tmp_path_factory.mktemp("nginx"), ("a", "b", "c"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[StartEdge]:
+    """Starts a proxy and waits until it listens."""
+    started: list[Edge] = []
+    numbers = count()
+
+    def start(text: str, env: Mapping[str, str] | None = None, before: Callable[[], None] | None = None) -> Edge:
+        proxy = Edge(tmp_path / f"edge{next(numbers)}", text, env, before)
+        started.append(proxy)
+        return proxy.ready()
+
+    yield start
+    _stop_all([proxy.stop for proxy in started])
+
+
+@pytest.fixture
+def stage() -> Iterator[StartStage]:
+    """Opens an endpoint that the test plays itself."""
+    opened: list[Stage] = []
+
+    def start(port: int = 0, small: bool = False) -> Stage:
+        opened.append(Stage(port, small))
+        return opened[-1]
+
+    yield start
+    _stop_all([one.stop for one in opened])
+
+
+@pytest.fixture
+def actor() -> Iterator[StartActor]:
+    """Starts an endpoint with a script."""
+    started: list[Actor] = []
+
+    def start(script: Callable[[Wire], None], port: int = 0) -> Actor:
+        started.append(Actor(script, port))
+        return started[-1]
+
+    yield start
+    _stop_all([one.stop for one in started])
+
+
+@pytest.fixture
+def black_hole() -> Iterator[BlackHole]:
+    hole = BlackHole()
+    yield hole
+    hole.stop()
+
+
+@pytest.fixture
+def dial() -> Iterator[Dial]:
+    """Opens a client's connection; it is closed with the test."""
+    wires: list[Wire] = []
+
+    def open_one(port: int, source: str | None = None, small: bool = False) -> Wire:
+        wires.append(connect(port, source=source, small=small))
+        return wires[-1]
+
+    yield open_one
+    for wire in wires:
+        wire.close()
+
+
+@pytest.fixture(scope="session")
+def long() -> bool:
+    """Whether the long versions are wanted."""
+    return os.environ.get("EDGEPROXY_LONG", "") == "1"
+
+
+def _stop_all(stops: list[Callable[[], None]]) -> None:
+    faults: list[Exception] = []
+    for stop in stops:
+        try:
+            stop()
+        except (Exception, AssertionError) as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0]

@@ -1,0 +1,233 @@
+"""The proxy as a process: started from a configuration's text, spoken to by signals, watched through /proc.
+
+Nothing is taken from inside the program: only its command line, what it prints, its access log and its sockets. Every
+process ends with the test, and its error output must hold no traceback, whatever the test was about.
+"""
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from e2e.waiting import PATIENCE, eventually
+
+Line = dict[str, Any]
+
+_FAULTS = re.compile(r"Traceback|never retrieved|never awaited|please report it|internal error|double free|Segmentation")
+_RELOADED = re.compile(r"configuration reloaded|reload refused|reload failed")
+_BELOW_EPHEMERAL = (20000, 32000)
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port nobody uses; below the range of outgoing connections, so that none of those takes it meanwhile."""
+    while True:
+        port = random.randrange(*_BELOW_EPHEMERAL)
+        if port in _given:
+            continue
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+
+
+def web(port: int, *endpoints: int | str, listener: str = "", route: str = "", service: str = "") -> str:
+    """One http listener, one route, one service; the rest are further keys, such as `balance: random`."""
+    return (f"listeners: {{web: {{bind: '127.0.0.1:{port}', protocol: http{_and(listener)}}}}}\n"
+            f"routes: [{{service: app{_and(route)}}}]\n"
+            f"services: {{app: {{endpoints: {addresses(*endpoints)}{_and(service)}}}}}\n")
+
+
+def tcp(port: int, *endpoints: int | str, listener: str = "", service: str = "") -> str:
+    """One tcp listener and its service."""
+    return (f"listeners: {{relay: {{bind: '127.0.0.1:{port}', protocol: tcp, service: app{_and(listener)}}}}}\n"
+            f"services: {{app: {{endpoints: {addresses(*endpoints)}{_and(service)}}}}}\n")
+
+
+def addresses(*endpoints: int | str) -> str:
+    """Ports of this machine, or endpoints as they are written in the file."""
+    return "[" + ", ".join(f"'127.0.0.1:{e}'" if isinstance(e, int) else e for e in endpoints) + "]"
+
+
+def _and(more: str) -> str:
+    return f", {more}" if more else ""
+
+
+def command() -> list[str]:
+    return [sys.executable, "-m", "edgeproxy"]
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's, with the package under test importable from anywhere."""
+    spec = importlib.util.find_spec("edgeproxy")
+    assert spec is not None and spec.origin is not None
+    return os.environ | {"PYTHONPATH": str(Path(spec.origin).parent.parent), "PYTHONUNBUFFERED": "1",
+                         "NO_COLOR": "1"} | (dict(more) if more else {})
+
+
+class Edge:
+    """A running proxy."""
+
+    def __init__(self, folder: Path, text: str, env: Mapping[str, str] | None = None,
+                 before: Callable[[], None] | None = None) -> None:
+        """`before` runs in the child before the program, to limit it. The access log is JSON unless `text` says."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.file = folder / "edgeproxy.yaml"
+        self.log = folder / "access.json"
+        self.write(text)
+        self._out = folder / "stdout.txt"
+        self._err = folder / "stderr.txt"
+        self.expect_faults = False
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen([*command(), "-c", str(self.file)], stdin=subprocess.DEVNULL, stdout=out,
+                                            stderr=err, cwd=folder, env=environment(env), preexec_fn=before)
+        self.pid = self.process.pid
+
+    def write(self, text: str) -> None:
+        """A new configuration file; it is read at the next reload."""
+        if "access_log:" not in text:
+            text += "access_log: {path: access.json}\n"
+        temporary = self.file.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(self.file)
+
+    def ready(self) -> Edge:
+        """Wait until it has printed all its listeners."""
+        text = self.file.read_text()
+        ports = re.findall(r":(\d+)", " ".join(re.findall(r"bind: *(\[[^]]*\]|'[^']*'|\"[^\"]*\"|\S+)", text)))
+
+        def printed() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the proxy ended with {self.process.returncode}:\n{self.errors}\n{text}")
+            out = self.output
+            return all(f":{port}" in out for port in ports) and out.endswith("\n")
+
+        eventually(printed, f"listeners {ports} printed", seconds=10)
+        return self
+
+    # ---- what it says
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text()
+
+    def lines(self) -> list[Line]:
+        """The access log so far, whole lines only."""
+        if not self.log.exists():
+            return []
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def logged(self, count: int = 1, wanted: Callable[[Line], bool] = lambda line: True) -> list[Line]:
+        """The lines that are wanted, as soon as there are `count` of them; no more than that may be there."""
+        found: list[Line] = []
+
+        def enough() -> bool:
+            found[:] = [line for line in self.lines() if wanted(line)]
+            return len(found) >= count
+
+        try:
+            eventually(enough, f"{count} such lines in the access log")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.lines()[-5:]}") from None
+        assert len(found) == count, found
+        return found
+
+    def entry(self) -> Line:
+        """The only line of the access log."""
+        return self.logged(1)[0]
+
+    # ---- what it is told
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def reload(self, text: str | None = None) -> str:
+        """SIGHUP, with a new file if there is one; what the log says about it."""
+        if text is not None:
+            self.write(text)
+        before = len(_RELOADED.findall(self.errors))
+        self.signal(signal.SIGHUP)
+        eventually(lambda: len(_RELOADED.findall(self.errors)) > before, "a word about the reload")
+        return self.errors[[found.start() for found in _RELOADED.finditer(self.errors)][before]:]
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Its exit status."""
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        """End it at once and cleanly; nothing it printed may tell of a fault."""
+        try:
+            if self.process.poll() is None:
+                self._interrupt()
+            assert self.expect_faults or not _FAULTS.search(self.errors), self.errors
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+
+    def _interrupt(self) -> None:
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
+            self.signal(signal.SIGINT)  # the second one ends it at once
+            try:
+                status = self.process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            assert status == 0, f"exit status {status} after SIGINT:\n{self.errors}"
+            return
+        raise AssertionError("SIGINT did not end the proxy")
+
+    # ---- what it uses
+
+    def _status(self, key: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(f"no {key} in /proc/{self.pid}/status")
+
+    @property
+    def memory(self) -> int:
+        """Bytes resident now."""
+        return self._status("VmRSS")
+
+    @property
+    def peak_memory(self) -> int:
+        """The most bytes that were resident since `forget_peak`."""
+        return self._status("VmHWM")
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5\n")
+
+    @property
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+class StartEdge(Protocol):
+    """The fixture `edge`."""
+
+    def __call__(self, text: str, env: Mapping[str, str] | None = None,
+                 before: Callable[[], None] | None = None) -> Edge: ...
