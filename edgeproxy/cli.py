@@ -108,15 +108,11 @@ def config_paths(named: Sequence[str]) -> list[str]:
 
 
 def read_config(paths: Sequence[str]) -> Loaded:
-    """Read and check everything that a start would. Raises ConfigError."""
+    """Read the files and look at what they name. Raises ConfigError."""
     from edgeproxy.config.load import ConfigError, Problem, read
-    from edgeproxy.router import build_router
     from edgeproxy.runtime.accesslog import unwritable
 
     loaded = read(paths)
-    for listener in loaded.config.listeners.values():
-        if listener.protocol == "http":
-            build_router(loaded.config, listener.name)
     log = loaded.config.access_log
     fault = unwritable(log.path) if log.format != "off" else None
     if fault is not None:
@@ -171,6 +167,7 @@ def run_command(args: argparse.Namespace) -> int:
 def check_command(args: argparse.Namespace) -> int:
     from edgeproxy.config.check import warnings
     from edgeproxy.config.load import ConfigError
+    from edgeproxy.router import build_router
 
     paths = config_paths(args.config)
     shown = " ".join(paths)
@@ -182,6 +179,9 @@ def check_command(args: argparse.Namespace) -> int:
         print_json({"ok": False, "files": paths, "errors": [_problem(p) for p in error.problems], "warnings": []})
         return EXIT_CONFIG
     config = loaded.config
+    for listener in config.listeners.values():
+        if listener.protocol == "http":
+            build_router(config, listener.name)
     problems = warnings(config, loaded.places)
     counts = {"listeners": len(config.listeners), "routes": len(config.routes), "services": len(config.services)}
     if args.json:
@@ -363,7 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status. argparse alone raises SystemExit (help, usage)."""
     _standard_streams()
     try:
-        status = _command(_parser().parse_args(argv))
+        status = _command(_arguments(argv))
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -376,8 +376,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error)
 
 
-def _command(args: argparse.Namespace) -> int:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if args.run is explain_command and not any(text.startswith("-") for text in rest):
+        args.request += rest  # `GET -H a:b URL`: argparse wants what belongs together side by side
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.config = args.config + args.more_config
+    return args
+
+
+def _command(args: argparse.Namespace) -> int:
     command = args.run or (check_command if args.test else run_command)
     return int(command(args))
 

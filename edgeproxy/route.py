@@ -128,12 +128,12 @@ class PathEdit:
     def _rest(self, path: str, raw: str) -> str:
         """What follows the matched prefix, as it was sent where that is sure to be what was matched.
 
-        Decoding leaves the number of elements alone, only dot segments change it; so without any the rest as sent
-        begins after as many elements as the prefix has. With some, `/foo/../foo/x` rewritten as it came would leave
-        the new prefix: then the normalised path, which means the same, is used.
+        Decoding leaves the number of slashes alone, and removing dot segments always lowers it (but for one `.` at the
+        end, which does no harm); so with as many slashes in both the rest as sent begins after as many elements as the
+        prefix has. Else `/foo/../foo/x` rewritten as it came would leave the new prefix, and the normalised path, which
+        means the same, goes out. So it does for a target in absolute form.
         """
-        if (path == raw or not raw.startswith("/") or "/." in raw or "%2e" in raw.lower()
-                or raw.count("/") != path.count("/")):
+        if path == raw or not raw.startswith("/") or raw.count("/") != path.count("/"):
             return path[self._matched:]
         parts = raw.split("/", self._elements + 1)
         return "/" + parts[-1] if len(parts) > self._elements + 1 else ""

@@ -8,7 +8,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.peers import load, machine
@@ -47,7 +47,7 @@ class Growth:
 
     title: str
     key: str
-    samples: tuple[Sample, ...] = ()
+    samples: list[Sample] = field(default_factory=list)
     start: float = 0.0
     fault: str = ""
 
@@ -172,8 +172,8 @@ class _Case:
 
 def growth(site: Site, program: str, *, rounds: int, seconds: int, idle: int) -> list[Growth]:
     """The cost of the same requests with one route, with 10 000 hosts, and beside idle connections."""
-    cases = [_Case("one route", "small", False, 0), _Case(f"{HOSTS} hosts", "hosts", True, 0),
-             _Case(f"{idle} idle connections beside", "idle", False, idle)]
+    cases = [_Case("one route", "small", False, 0), _Case(f"{HOSTS} hosts, a route for each", "hosts", True, 0),
+             _Case("idle connections beside", "idle", False, idle)]
     script = load.write_script(site.folder, "headers", "hosts")
     workload = Workload("growth", "growth", "http")
     samples: dict[str, list[Sample]] = {case.key: [] for case in cases}
@@ -198,12 +198,13 @@ def growth(site: Site, program: str, *, rounds: int, seconds: int, idle: int) ->
                 case.connections.close()
             if case.running:
                 site.processes.stop(case.running)
-    return [Growth(case.title, case.key, tuple(samples[case.key]), case.start, case.fault) for case in cases]
+    return [Growth(case.title, case.key, samples[case.key], case.start, case.fault) for case in cases]
 
 
 def _open(site: Site, program: str, case: _Case) -> None:
     case.place = site.place(f"growth-{case.key}")
     launch = edgeproxy_launch(program, case.place, config=many_hosts(case.place) if case.many else None)
+    case.idle = min(case.idle, launch.clients)
     begin = time.monotonic()
     case.running = site.start(case.place, launch)
     try:
@@ -211,6 +212,7 @@ def _open(site: Site, program: str, case: _Case) -> None:
         case.start = time.monotonic() - begin
         if case.idle:
             case.connections = IdleConnections(case.place.http)
-            case.connections.open(case.idle, time.monotonic() + 15.0)
+            held = case.connections.open(case.idle, time.monotonic() + 15.0)
+            case.title = f"{held} idle connections beside"
     except LoadError as error:
         case.fault = str(error)

@@ -153,7 +153,8 @@ def _edgeproxy_version(pure: bool) -> Callable[[str], str]:
 def edgeproxy_launch(program: str, place: Place, *, pure: bool = False, config: Path | None = None) -> Launch:
     config = config or place.fill("edgeproxy.yaml", ".yaml", LOG=str(place.log))
     command = [program] if program != sys.executable else [program, "-m", "edgeproxy"]
-    return Launch([*command, "-c", str(config)], _edgeproxy_env(pure), log=place.log)
+    # By default it takes as many connections as descriptors allow if each needs one to an endpoint as well.
+    return Launch([*command, "-c", str(config)], _edgeproxy_env(pure), log=place.log, clients=(place.files - 500) // 2)
 
 
 def _edgeproxy(pure: bool) -> Proxy:

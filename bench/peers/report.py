@@ -93,7 +93,9 @@ class Report:
 
     def strangers(self) -> list[float]:
         """For each run, the part of the proxy's CPU that others had; in order of size."""
-        return sorted(sample.strangers for table in self.tables for row in table.rows for sample in row.samples)
+        rows = [row.samples for table in self.tables for row in table.rows]
+        rows += [case.samples for case in self.growth]
+        return sorted(sample.strangers for samples in rows for sample in samples)
 
 
 def goal_for(workload: str, key: str) -> float | None:
@@ -141,11 +143,10 @@ def to_markdown(report: Report, picture: str) -> str:
 def _head(report: Report, picture: str) -> str:
     name = report.titles.get(report.reference, report.reference)
     machine, rounds = report.machine, turns(report)
+    image = f"![CPU time for a unit of work, {name} and its peers]({picture})\n\n" if picture else ""
     return f"""# {name} beside other proxies
 
-![CPU time per request, {name} and its peers]({picture})
-
-{report.when} · {machine["cpu"]}, {machine["cpus"]} CPUs · {machine["kernel"]} · {rounds}.
+{image}{report.when} · {machine["cpu"]}, {machine["cpus"]} CPUs · {machine["kernel"]} · {rounds}.
 
 The figure of merit is CPU time (user and system of all the proxy's processes) for a unit of work: median, and lowest to
 highest in brackets. “Ratio” is {name}'s CPU time divided by that row's, compared within each round: below 1, {name}

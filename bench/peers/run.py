@@ -283,6 +283,7 @@ def write(result: Report, name: str) -> list[Path]:
     if drawn:
         files[".svg"] = picture.draw(result)
     paths = []
+    (RESULTS / f"{name}.svg").unlink(missing_ok=True)   # never an old picture beside new figures
     for suffix, text in files.items():
         path = RESULTS / f"{name}{suffix}"
         path.write_text(text)

@@ -26,7 +26,7 @@ def bind(text: str) -> Bind:
     if host == "*":
         raise ValueError(f'write {quoted(":" + port)} for every address')
     if host:
-        host = _address(host, "names are not resolved; write an IP address, or nothing before the colon for every address")
+        host = _address(host, "names are not resolved; write an IP address, or nothing for every address")
     return Bind(host, _port(port, 0))
 
 

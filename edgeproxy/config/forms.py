@@ -79,8 +79,10 @@ def duration(low: float) -> Callable[[str], float]:
         seconds = float(match[1]) * _SECONDS[match[2]]
         if seconds > _LONGEST:
             raise ValueError("a duration is at most 8760h, which is a year")
-        if seconds < low:
-            raise ValueError("this duration cannot be 0" if seconds == 0 else "a duration other than 0 is at least 1ms")
+        if seconds == 0 and low > 0:
+            raise ValueError("this duration cannot be 0")
+        if 0 < seconds < 0.001:
+            raise ValueError("a duration is at least 1ms" if low > 0 else "a duration is 0 or at least 1ms")
         return seconds
     return parse
 

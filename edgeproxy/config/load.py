@@ -9,7 +9,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from edgeproxy.config.model import Config, Listener, PathMatch, Route, Service
 from edgeproxy.config.nodes import Document, Node, compose
 from edgeproxy.config.problem import ConfigError, Problem, Problems, quoted
 from edgeproxy.config.rules import check
-from edgeproxy.config.shapes import Entry, MapOf, Reader
+from edgeproxy.config.shapes import Entry, Reader
 from edgeproxy.config.sources import Sources, decode, read_documents
 from edgeproxy.config.tree import root
 
@@ -78,63 +78,69 @@ def _without_collector() -> Iterator[None]:
 
 
 def _assemble(documents: list[Document], sources: Sources, problems: Problems, env: Mapping[str, str] | None) -> Loaded:
-    shape = root()
-    entries: dict[type, list[Entry]] = {Listener: [], Route: [], Service: []}
-    unnamed = _RouteNames()
-    values: dict[str, Any] = {}
-    seen: dict[str, tuple[Document, Node]] = {}
-    filled: list[tuple[Document, Node]] = []
+    whole = _Whole(unread=set(_GATHERED) if problems.found else set())
+    names = _RouteNames()
     for document in documents:
         node = compose(document)
-        if node is None or (node.id == "scalar" and not node.value):
-            continue  # nothing in it, or a problem
-        filled.append((document, node))
-        reader = Reader(document, os.environ if env is None else env, entries, unnamed)
-        _merge(reader, shape, node, values, seen)
-    _check_presence(documents, filled, seen, entries, problems)
-    check(entries, problems)
+        if node is not None and (node.id != "scalar" or node.value):
+            _merge(Reader(document, os.environ if env is None else env, whole.entries, names), node, whole)
+        elif document.faulty:
+            whole.unread.update(_GATHERED)
+    _check_presence(documents, whole, problems)
+    check(whole.entries, problems, whole.unread)
     if problems.found:
         raise ConfigError(problems.sorted())
-    listeners, routes, services = (entries[kind] for kind in (Listener, Route, Service))
+    listeners, routes, services = (whole.entries[kind] for kind in (Listener, Route, Service))
     config = Config(listeners={entry.name: entry.value for entry in listeners},
                     routes=tuple(entry.value for entry in routes),
-                    services={entry.name: entry.value for entry in services},
-                    **{key: value for key, value in values.items() if key not in _GATHERED})
-    places = {(kind, entry.name): entry for kind, found in entries.items() for entry in found}
+                    services={entry.name: entry.value for entry in services}, **whole.values)
+    places = {(kind, entry.name): entry for kind, found in whole.entries.items() for entry in found}
     return Loaded(config, sources, places)
 
 
-def _check_presence(documents: Sequence[Document], filled: Sequence[tuple[Document, Node]],
-                    seen: Mapping[str, tuple[Document, Node]], entries: Mapping[type, list[Entry]],
-                    problems: Problems) -> None:
-    if filled:
-        document, node = filled[0]
-        if "listeners" not in seen and node.id == "mapping" and len(filled) == len(documents):
-            document.refuse(node, '"listeners" is missing: nothing would be listened on')
-        elif not problems.found and not entries[Listener]:
-            document, node = seen["listeners"]
-            document.refuse(node, "there is no listener: nothing would be listened on")
-    elif documents and not problems.found:
-        documents[0].whole("this file is empty; the smallest useful one has listeners, routes and services")
+@dataclass(slots=True)
+class _Whole:
+    """What all documents give together."""
+
+    unread: set[str]
+    """Keys of which something could not be read."""
+    entries: dict[type, list[Entry]] = field(default_factory=lambda: {Listener: [], Route: [], Service: []})
+    values: dict[str, Any] = field(default_factory=dict)
+    """The keys that are not gathered."""
+    seen: dict[str, tuple[Document, Node]] = field(default_factory=dict)
+    """Where a key of the root was met first."""
+    first: tuple[Document, Node] | None = None
+    """The first root that is a map."""
 
 
-def _merge(reader: Reader, shape: MapOf, node: Node, values: dict[str, Any],
-           seen: dict[str, tuple[Document, Node]]) -> None:
+def _merge(reader: Reader, node: Node, whole: _Whole) -> None:
     """Reads one root. Listeners, routes and services of all documents go together; other keys are there once."""
     bad: set[str] = set()
-    found = shape.values(reader, node, bad, complete=False)
+    found = root().values(reader, node, bad, complete=False)
+    whole.unread.update(_GATHERED if found is None else bad)
     if found is None:
         return
-    values.update(found)
-    for key in bad:
-        seen.setdefault(key, (reader.document, node))
+    whole.first = whole.first or (reader.document, node)
+    whole.values.update((key, value) for key, value in found.items() if key not in _GATHERED)
     for key_node, _ in node.value:
         key = str(key_node.value)
-        if key in seen and seen[key][0] is not reader.document and key not in _GATHERED:
-            document, first = seen[key]
+        document, first = whole.seen.setdefault(key, (reader.document, key_node))
+        if document is not reader.document and key not in _GATHERED:
             reader.document.refuse(key_node, f"{quoted(key)} is given twice, first in {document.where(first)}")
-        if key in shape.parts:
-            seen.setdefault(key, (reader.document, key_node))
+
+
+def _check_presence(documents: Sequence[Document], whole: _Whole, problems: Problems) -> None:
+    """A configuration without listeners does nothing."""
+    if whole.first is None:
+        if documents and not problems.found:
+            documents[0].whole("this file is empty; the smallest useful one has listeners, routes and services")
+        return
+    document, node = whole.first
+    if "listeners" not in whole.seen and "listeners" not in whole.unread:
+        document.refuse(node, '"listeners" is missing: nothing would be listened on')
+    elif not problems.found and not whole.entries[Listener]:
+        document, node = whole.seen["listeners"]
+        document.refuse(node, "there is no listener: nothing would be listened on")
 
 
 class _RouteNames:

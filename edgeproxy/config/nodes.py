@@ -68,7 +68,7 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[mi
 class Document:
     """One file's text: its lines for messages, its folder for relative paths, its place among the files."""
 
-    __slots__ = ("name", "folder", "order", "text", "problems", "_lines")
+    __slots__ = ("name", "folder", "order", "text", "problems", "faulty", "_lines")
 
     def __init__(self, name: str, text: str, problems: Problems, order: int = 0, folder: str = "") -> None:
         self.name = name
@@ -76,6 +76,8 @@ class Document:
         self.problems = problems
         self.order = order
         self.folder = folder
+        self.faulty = False
+        """A problem was added."""
         self._lines: list[str] | None = None
 
     def line(self, number: int) -> str:
@@ -93,6 +95,7 @@ class Document:
 
     def problem(self, line: int, column: int, message: str) -> None:
         """Line and column from 0."""
+        self.faulty = True
         self.problems.add(self.order, self.at(line, column, message))
 
     def at(self, line: int, column: int, message: str, level: str = "error") -> Problem:
@@ -100,6 +103,7 @@ class Document:
 
     def whole(self, message: str) -> None:
         """A problem of the file as such."""
+        self.faulty = True
         self.problems.add(self.order, Problem(self.name, 0, 0, message))
 
     def where(self, node: Node) -> str:
@@ -112,7 +116,7 @@ class Document:
 
 
 def compose(document: Document) -> Node | None:
-    """The root node; None if the document is empty or a problem was added to it."""
+    """The root node; None if there is nothing in the document, or a problem was added."""
     bad = _UNPRINTABLE.search(document.text)
     if bad:
         _refuse_control(document, bad)
@@ -208,7 +212,10 @@ def _refuse_syntax(document: Document, error: yaml.MarkedYAMLError) -> None:
     if line > document.last_line():  # the end of the file: show where something was left open
         context = error.context_mark
         line, column = (context.line, context.column) if context else (document.last_line(), 0)
-    document.problem(line, column, _in_words(document.line(line), column, said))
+    words = _in_words(document.line(line), column, said)
+    if "not closed" in words and error.context_mark and error.context_mark.line < line:
+        words += f" It begins in line {error.context_mark.line + 1}."
+    document.problem(line, column, words)
 
 
 def _in_words(source: str, column: int, said: str) -> str:

@@ -38,10 +38,11 @@ class Problem:
 
     def headline(self) -> str:
         """One line, for a log: `conf.yaml:4:5: unknown key "protcol", did you mean "protocol"?`"""
-        word = "" if self.level == "error" else f"{self.level}: "
-        if not self.line:
-            return f"{self.file}: {word}{self.message}" if self.file else f"{word}{self.message}"
-        return f"{self.file}:{self.line}:{self.column}: {word}{self.message}"
+        said = self.message if self.level == "error" else f"{self.level}: {self.message}"
+        if not self.file:
+            return said
+        file = printable(self.file if len(self.file) <= _WIDTH else f"…{self.file[-_WIDTH:]}")
+        return f"{file}:{self.line}:{self.column}: {said}" if self.line else f"{file}: {said}"
 
 
 class ConfigError(Exception):
@@ -62,12 +63,12 @@ class ConfigError(Exception):
 class Problems:
     """Gathers problems while files are read."""
 
-    found: dict[tuple[int, int, int], Problem] = field(default_factory=dict)
+    found: dict[tuple[int, str, int, int], Problem] = field(default_factory=dict)
     guesses: int = 0
 
     def add(self, order: int, problem: Problem) -> None:
         """`order` is the place of the file among the files."""
-        self.found.setdefault((order, problem.line, problem.column), problem)
+        self.found.setdefault((order, problem.file, problem.line, problem.column), problem)
 
     def sorted(self) -> list[Problem]:
         return [self.found[place] for place in sorted(self.found)]
@@ -105,7 +106,7 @@ def quoted(text: str, limit: int = 60) -> str:
 def printable(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _excerpt(source: str, column: int) -> tuple[str, str]:

@@ -6,7 +6,8 @@ Rules: run when every document was read; they add problems and change nothing; a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from edgeproxy.config.model import Bind, Listener, PathMatch, Redirect, Rewrite, Route, Service
 from edgeproxy.config.nodes import Node
@@ -25,23 +26,43 @@ _NO_BODY = (204, 205, 304)
 Matches = dict[object, list[tuple[Entry, frozenset[str]]]]
 
 
-def check(entries: Mapping[type, list[Entry]], problems: Problems) -> None:
-    """Adds what is wrong with listeners, routes and services together."""
+class _Names(NamedTuple):
+    """What can be referred to."""
+
+    word: str
+    entries: Mapping[str, Entry]
+    complete: bool
+    """False if some could not be read: what seems to be missing may be among them."""
+    problems: Problems
+
+    def check(self, entry: Entry, node: Node, name: str) -> None:
+        if name not in self.entries and self.complete:
+            near = self.problems.near(name, self.entries)
+            entry.document.refuse(node, f"no {self.word} is named {quoted(name)}{near}")
+
+
+def check(entries: Mapping[type, list[Entry]], problems: Problems, unread: Collection[str] = ()) -> None:
+    """Adds what is wrong with listeners, routes and services together.
+
+    `unread` has "listeners" or "services" if some of them could not be read.
+    """
     for kind, word in ((Listener, "listener"), (Service, "service"), (Route, "route")):
         _names_once(entries[kind], word)
-    listeners = {entry.name: entry for entry in entries[Listener]}
-    services = {entry.name: entry for entry in entries[Service]}
+    listeners = _Names("listener", {entry.name: entry for entry in entries[Listener]}, "listeners" not in unread,
+                       problems)
+    services = _Names("service", {entry.name: entry for entry in entries[Service]}, "services" not in unread,
+                      problems)
     for entry in _readable(entries[Listener]):
-        _check_listener(entry, services, problems)
+        _check_listener(entry, services)
     _binds_once(entries[Listener])
-    http = frozenset(name for name, entry in listeners.items()
+    http = frozenset(name for name, entry in listeners.entries.items()
                      if entry.value is None or "protocol" in entry.bad or entry.value.protocol == "http")
     matches: Matches = {}
     for entry in _readable(entries[Route]):
         _check_leads(entry)
         _check_change(entry)
         _check_edits(entry)
-        _check_names(entry, listeners, http, services, problems)
+        _check_names(entry, listeners, http, services)
         _match_once(entry, http, matches)
 
 
@@ -92,7 +113,7 @@ def _names_once(entries: Iterable[Entry], word: str) -> None:
 
 # listeners
 
-def _check_listener(entry: Entry, services: Mapping[str, Entry], problems: Problems) -> None:
+def _check_listener(entry: Entry, services: _Names) -> None:
     listener: Listener = entry.value
     if "protocol" in entry.bad:
         return
@@ -103,11 +124,12 @@ def _check_listener(entry: Entry, services: Mapping[str, Entry], problems: Probl
         entry.document.refuse(entry.node, "a tcp listener leads to one service: write service: NAME")
         return
     node = find(entry.node, "service")
-    if _service_exists(entry, node, listener.service, services, problems):
-        service: Service | None = services[listener.service].value
-        if service is not None and service.balance.source is not None:
-            entry.document.refuse(node, f"the service {quoted(service.name)} balances by {service.balance.source}, "
-                                        "which only requests have; use source-hash for tcp")
+    services.check(entry, node, listener.service)
+    named = services.entries.get(listener.service)
+    service: Service | None = named.value if named is not None else None
+    if service is not None and service.balance.source is not None:
+        entry.document.refuse(node, f"the service {quoted(service.name)} balances by {service.balance.source}, "
+                                    "which only requests have; use source-hash for tcp")
 
 
 def _refuse_other_protocol(entry: Entry, shape: MapOf, node: Node, protocol: str) -> None:
@@ -229,26 +251,19 @@ def _check_edits(entry: Entry) -> None:
                                       f"{name} is both set and removed; set alone replaces what was there")
 
 
-def _check_names(entry: Entry, listeners: Mapping[str, Entry], http: frozenset[str], services: Mapping[str, Entry],
-                 problems: Problems) -> None:
+def _check_names(entry: Entry, listeners: _Names, http: frozenset[str], services: _Names) -> None:
     """Services and listeners that are named exist, and the listeners speak http."""
     route: Route = entry.value
     for position, part in enumerate(route.service):
-        if part.name not in services:
-            _service_exists(entry, find(entry.node, "service", position, "name"), part.name, services, problems)
+        if part.name not in services.entries:
+            services.check(entry, find(entry.node, "service", position, "name"), part.name)
     for position, name in enumerate(route.listeners or ()):
         if name in http:
             continue
-        message = f"no listener is named {quoted(name)}{problems.near(name, listeners)}"
-        if name in listeners:
-            message = f"routes are for http listeners; {quoted(name)} is a tcp listener"
-        entry.document.refuse(find(entry.node, "listeners", position), message)
-
-
-def _service_exists(entry: Entry, node: Node, name: str, services: Mapping[str, Entry], problems: Problems) -> bool:
-    if name not in services:
-        entry.document.refuse(node, f"no service is named {quoted(name)}{problems.near(name, services)}")
-    return name in services
+        node = find(entry.node, "listeners", position)
+        listeners.check(entry, node, name)
+        if name in listeners.entries:
+            entry.document.refuse(node, f"routes are for http listeners; {quoted(name)} is a tcp listener")
 
 
 def _match_once(entry: Entry, http: frozenset[str], matches: Matches) -> None:

@@ -75,7 +75,8 @@ class Reader:
                 name = values.setdefault("name", "") or self.unnamed(values)
             values["name"] = name
             value = shape.build(**values)
-        self.entries.setdefault(shape.kind, []).append(Entry(name or "", value, self.document, key, node, frozenset(bad)))
+        entry = Entry(name or "", value, self.document, key, node, frozenset(bad))
+        self.entries.setdefault(shape.kind, []).append(entry)
 
     def variable(self, name: str) -> str | None:
         value = self.env.get(name)
@@ -145,7 +146,7 @@ class Choice(Shape):
         if text is None:
             return BAD
         if text not in self.options:
-            guess = reader.document.problems.guess(text, self.options)
+            guess = None if text.isdigit() else reader.document.problems.guess(text, self.options)
             advice = f', did you mean "{guess}"?' if guess else f"; write {self.words}"
             reader.document.refuse(node, f"unknown value {quoted(text)}{advice}")
             return BAD

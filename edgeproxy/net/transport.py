@@ -5,7 +5,8 @@ uvloop's transports; and uvloop's `write_eof` together with a kept-open read sid
 be impossible. Sessions only know the interface, so that a TLS transport of the loop can take this one's place.
 Readiness comes from a `Poller`, edge-triggered: a connection costs one system call there in its life, pausing none.
 
-Rules: a write is tried at once and only the rest is queued; nothing calls back into the protocol from inside
+Rules: small writes of one turn of the poller go out together at its end, in one call for each connection (why: see
+`Poller.unsent`), large ones at once; what the kernel does not take is queued; nothing calls back into the protocol from inside
 `write`, `close` or `abort` (losses are told by `call_soon`) except `pause_writing`; a fault in a protocol's callback
 ends this connection and no other.
 """
@@ -26,6 +27,7 @@ READ_SMALL = 16 * 1024
 READ_LARGE = 128 * 1024
 HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
+AT_ONCE = 16 * 1024  # a write of this much does not wait for others
 READS = 4  # full reads before others get their turn
 
 _OPEN, _FLUSHING, _CLOSED = range(3)
@@ -35,7 +37,7 @@ class SocketTransport(asyncio.Transport):
     """Owns `sock`; tells `protocol` as asyncio does: made, data, eof, pause/resume writing, lost."""
 
     __slots__ = ("_loop", "_poller", "_sock", "_fd", "_recv", "_send", "_protocol", "_received", "_state", "_reading",
-                 "_unread", "_read_size", "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "taken")
+                 "_unread", "_read_size", "_pending", "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "taken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket,
                  protocol: asyncio.Protocol) -> None:
@@ -49,6 +51,7 @@ class SocketTransport(asyncio.Transport):
         self._reading = True
         self._unread = False      # something may wait in the kernel that no event will tell again
         self._read_size = READ_SMALL
+        self._pending: bytes = b""   # written in this turn, not tried yet; empty if there is a queue
         self._queue: deque[memoryview] = deque()
         self._queued = 0
         self._over = False        # the queue went over HIGH_WATER and has not come back to LOW_WATER
@@ -64,15 +67,30 @@ class SocketTransport(asyncio.Transport):
     def _event(self, events: int) -> None:
         if self._queue and events & WRITABLE:
             self._writable()
-        if events & READABLE:
-            if self._reading:
-                self._read(events & ENDING)
-            else:
-                self._unread = True
-                if events & BROKEN and self._state is _OPEN and not self._eof_seen:
-                    self._lose(ConnectionResetError("reset by the peer"))
+        if not self._reading:
+            self._unread = True
+            if events & BROKEN and self._state is _OPEN and not self._eof_seen:
+                self._lose(ConnectionResetError("reset by the peer"))
+        elif events & ENDING or self._read_size is READ_LARGE:
+            self._read(events & ENDING)
+        elif events & READABLE:
+            self._read_little()
 
     # ---- reading
+
+    def _read_little(self) -> None:
+        """As `_read`, for the common case: there is less to be read than is asked for."""
+        try:
+            data = self._recv(READ_SMALL)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._lose(exc)
+            return
+        self._take(data)
+        if len(data) == READ_SMALL:
+            self._read_size = READ_LARGE
+            self._read_on()
 
     def _read(self, ending: int) -> None:
         """Read until nothing is left. `ending`: a short read does not say that this was all."""
@@ -85,22 +103,23 @@ class SocketTransport(asyncio.Transport):
             except OSError as exc:
                 self._lose(exc)
                 return
-            try:
-                if not data:
-                    self._end_of_input()
-                    return
-                self._received(data)
-            except Exception as exc:
-                self._fault(exc)
-                return
-            if len(data) < size and not ending:
+            self._take(data)
+            if not data or len(data) < size and not ending:
                 return
             if not self._reading:
                 self._unread = True
                 return
-            if len(data) == size:
-                size = self._read_size = READ_LARGE
+            size = self._read_size = READ_LARGE
         self._poller.again(self._read_on)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            if data:
+                self._received(data)
+            else:
+                self._end_of_input()
+        except Exception as exc:
+            self._fault(exc)
 
     def _read_on(self) -> None:
         if self._reading:
@@ -139,13 +158,29 @@ class SocketTransport(asyncio.Transport):
 
     # ---- writing
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._queue:
-            if self._state is _OPEN:
-                self._enqueue(memoryview(data))
-            return
+    def write(self, data: bytes) -> None:  # type: ignore[override]  # nobody here writes anything else
         if self._state is not _OPEN or not data:
             return
+        if self._queue:
+            self._enqueue(memoryview(data))
+            return
+        if self._pending:
+            self._pending = data = self._pending + data
+        else:
+            self._pending = data
+            if self._poller.turning:
+                self._poller.unsent.append(self._flush)
+            else:
+                self._flush()
+                return
+        if len(data) >= AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = self._pending
+        if not data:
+            return
+        self._pending = b""
         try:
             sent = self._send(data)
         except (BlockingIOError, InterruptedError):
@@ -156,6 +191,8 @@ class SocketTransport(asyncio.Transport):
         self.taken += sent
         if sent != len(data):
             self._enqueue(memoryview(data)[sent:])
+        elif self._state is not _OPEN or self._eof_wanted:
+            self._flushed()
 
     def _enqueue(self, data: memoryview) -> None:
         self._queue.append(data)
@@ -200,7 +237,7 @@ class SocketTransport(asyncio.Transport):
         """FIN behind what was written so far; the read side stays open."""
         if self._state is _OPEN and not self._eof_wanted:
             self._eof_wanted = True
-            if not self._queue:
+            if not self._queue and not self._pending:
                 self._shut()
 
     def _shut(self) -> None:
@@ -213,7 +250,7 @@ class SocketTransport(asyncio.Transport):
         return True
 
     def get_write_buffer_size(self) -> int:
-        return self._queued
+        return self._queued + len(self._pending)
 
     # ---- the end
 
@@ -221,7 +258,7 @@ class SocketTransport(asyncio.Transport):
         """Send what is queued, then close."""
         if self._state is not _OPEN:
             return
-        if self._queue:
+        if self._queue or self._pending:
             self._reading = False
             self._state = _FLUSHING
         else:
@@ -248,6 +285,7 @@ class SocketTransport(asyncio.Transport):
             return
         self._reading = False
         self._poller.forget(self._fd)
+        self._pending = b""
         self._queue.clear()
         self._queued = 0
         self._state = _CLOSED

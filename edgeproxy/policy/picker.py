@@ -78,25 +78,39 @@ def _scaled(weights: Sequence[int]) -> list[int]:
 class Turns:
     """A cursor over a round of turns that is moved by what is taken."""
 
-    __slots__ = ("order", "_at")
+    __slots__ = ("_order", "_at", "_beyond")
 
     def __init__(self, order: Sequence[EndpointState]) -> None:
-        self.order = order
+        self._order = order
         self._at = 0
+        # Where the next other endpoint is: with weights of 1000:1 a heavy one that is down is not stepped over by ones.
+        self._beyond = [0] * len(order)
+        for at in range(len(order) - 2, -1, -1):
+            self._beyond[at] = self._beyond[at + 1] if order[at] is order[at + 1] else at + 1
+
+    def peek(self) -> EndpointState:
+        return self._order[self._at]
 
     def take(self) -> EndpointState:
         at = self._at
-        self._at = (at + 1) % len(self.order)
-        return self.order[at]
+        self._at = (at + 1) % len(self._order)
+        return self._order[at]
+
+    def skip(self) -> EndpointState:
+        """Pass over all the turns in a row that the endpoint has here; gives the next one, not taken yet."""
+        self._at = self._beyond[self._at]
+        return self._order[self._at]
 
     def deal(self, among: Collection[EndpointState]) -> Iterator[EndpointState]:
         """Each of `among` once, as their turns come; the cursor stays behind the last one that was asked for."""
         seen: set[EndpointState] = set()
         while len(seen) < len(among):
-            state = self.take()
+            state = self.peek()
             if state in among and state not in seen:
                 seen.add(state)
-                yield state
+                yield self.take()
+            else:
+                self.skip()
 
 
 def _round(states: Sequence[EndpointState]) -> list[EndpointState]:
@@ -143,13 +157,13 @@ class LeastConn:
         self._others = Turns(order)
 
     def first(self, key: int, /) -> EndpointState:
-        state = self._turns.take()
-        if state.active == 0:
-            return state
-        least = min([s.active / s.weight for s in self._states])
-        while state.active / state.weight > least:
-            state = self._turns.take()
-        return state
+        turns = self._turns
+        state = turns.peek()
+        if state.active:
+            least = min([s.active / s.weight for s in self._states])
+            while state.active / state.weight > least:
+                state = turns.skip()
+        return turns.take()
 
     def rest(self, key: int, /) -> Iterator[EndpointState]:
         for _, equal in groupby(sorted(self._states, key=_load), key=_load):

@@ -62,41 +62,41 @@ class RetryBudget:
     the running second and the nine before it, counted by second.
     """
 
-    __slots__ = ("_second_ends", "_requests", "_retries", "_past")
+    __slots__ = ("second_ends", "requests", "_retries", "_past")
 
     SECONDS = 10
     SHARE = 0.2
     ALWAYS = 3
 
     def __init__(self, now: float) -> None:
-        self._second_ends = now + 1.0
-        self._requests = 0
+        self.second_ends = now + 1.0
+        self.requests = 0
         self._retries = 0
         self._past: list[tuple[int, int]] = []
         """(requests, retries) of the whole seconds before this one, oldest first, at most nine."""
 
     def request(self, now: float) -> None:
-        """Count a request of a client, not its retries."""
-        if now >= self._second_ends:
-            self._turn(now)
-        self._requests += 1
+        """Count a request of a client, not its retries. (`Exchange.start` has these lines written out.)"""
+        if now >= self.second_ends:
+            self.turn(now)
+        self.requests += 1
 
     def allow(self, now: float) -> bool:
         """Whether one more retry is within the budget; if so it is counted."""
-        if now >= self._second_ends:
-            self._turn(now)
+        if now >= self.second_ends:
+            self.turn(now)
         if self._retries >= self.ALWAYS:
-            requests = self._requests + sum(entry[0] for entry in self._past)
+            requests = self.requests + sum(entry[0] for entry in self._past)
             retries = self._retries + sum(entry[1] for entry in self._past)
             if retries + 1 > requests * self.SHARE:
                 return False
         self._retries += 1
         return True
 
-    def _turn(self, now: float) -> None:
+    def turn(self, now: float) -> None:
         """Begin the second that `now` lies in."""
-        passed = int(now - self._second_ends) + 1
+        passed = int(now - self.second_ends) + 1
         empty = min(passed, self.SECONDS) - 1
-        self._past = [*self._past, (self._requests, self._retries), *[(0, 0)] * empty][-(self.SECONDS - 1):]
-        self._requests = self._retries = 0
-        self._second_ends += passed
+        self._past = [*self._past, (self.requests, self._retries), *[(0, 0)] * empty][-(self.SECONDS - 1):]
+        self.requests = self._retries = 0
+        self.second_ends += passed

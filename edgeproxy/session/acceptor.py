@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from math import inf
 from time import monotonic
+from typing import Any
 
 from edgeproxy.net.sockets import peer_name
 
@@ -148,38 +149,44 @@ class Acceptor:
             self._loop.remove_reader(self.sock.fileno())
 
     def _ready(self) -> None:
-        limit, sock = self._limit, self.sock
-        accept: Callable[[], tuple[int, object]] = sock._accept  # type: ignore[attr-defined]
-        family, kind, proto = sock.family, socket.SOCK_STREAM, sock.proto
-        for _ in range(BATCH):
-            if limit.taken >= limit.maximum:
-                self._full()
-                return
+        limit = self._limit
+        room = limit.maximum - limit.taken
+        if room <= 0:
+            self._full()
+            return
+        accepted = self._accept(min(room, BATCH))
+        limit.taken += len(accepted)
+        # Not each as it comes: a sleeping endpoint is woken once for all of their connects instead of once for each.
+        for client, peer in accepted:
             try:
-                # sock.accept() would ask the kernel for what is known here and build one object more.
+                self._on_connection(client, peer)
+            except Exception as error:
+                # One connection that cannot begin is no reason to stop the others.
+                client.close()
+                limit.release()
+                self._say_fault(f"internal error, a connection was dropped: {error!r}")
+
+    def _accept(self, most: int) -> list[tuple[socket.socket, str]]:
+        sock = self.sock
+        accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
+        family, kind, proto = int(sock.family), int(socket.SOCK_STREAM), sock.proto
+        plain = family == socket.AF_INET
+        accepted: list[tuple[socket.socket, str]] = []
+        for _ in range(most):
+            try:
+                # sock.accept() does the same with an object more and with enums, at twice the price.
                 fd, address = accept()
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno in _OF_ONE:
                     continue
                 self._fault(error)
-                return
+                break
             client = socket.socket(family, kind, proto, fd)
             client.setblocking(False)
-            self._begin(client, peer_name(address))
-            if not self._started:  # the connection's beginning has stopped us
-                return
-
-    def _begin(self, client: socket.socket, peer: str) -> None:
-        self._limit.taken += 1
-        try:
-            self._on_connection(client, peer)
-        except Exception as error:
-            # One connection that cannot begin is no reason to stop the others.
-            client.close()
-            self._limit.release()
-            self._say_fault(f"internal error, a connection was dropped: {error!r}")
+            accepted.append((client, address[0] if plain else peer_name(address)))
+        return accepted
 
     def _full(self) -> None:
         self._unwatch()

@@ -146,12 +146,25 @@ class Exchange:
                 return
         self.service = name
         service = self._service = snapshot.services[name]
-        service.budget.request(self.started)
+        now = self.started
+        budget = service.budget  # here and below: calls written out, because each costs as much as ten lines
+        if now >= budget.second_ends:
+            budget.turn(now)
+        budget.requests += 1
         member = service.pick(exchange_key(self, service) if service.keyed else 0)
         if member is None:
             self._queue(service)
-        else:
-            self._use(service, member, False, self.started)
+            return
+        idle = member.pool.idle
+        if not idle or head.method not in IDEMPOTENT:
+            self._use(service, member, False, now)
+            return
+        self._member = member
+        self.endpoint = member.address
+        member.active += 1
+        member.total += 1
+        self.reused = True
+        self._send(idle.pop(), now)
 
     def _prepare(self, route: Route, head: RequestHead) -> str | None:
         """What few routes ask for; the name of the service, None if the request was answered. Raises ProxyError."""
@@ -274,8 +287,7 @@ class Exchange:
         self._stage = _AWAITING
         self._since = now
         if head.length == 0:
-            channel.send(self, data, head.method == "HEAD", head.upgrade is not None, False,
-                         route.response_timeout or inf, now)
+            channel.send(self, head, data, route.response_timeout or inf, now)
             return
         chunked = head.length == CHUNKED
         if self._body:
@@ -285,8 +297,7 @@ class Exchange:
         if len(self._body) > HELD_LIMIT:
             self._replayable = False
             self._body = b""
-        channel.send(self, data, head.method == "HEAD", head.upgrade is not None, chunked,
-                     route.response_timeout or inf, now)
+        channel.send(self, head, data, route.response_timeout or inf, now)
         if not self._request_done:
             self.session.resume_request()
 
@@ -332,10 +343,21 @@ class Exchange:
             self._complete(channel, monotonic())
 
     def _complete(self, channel: Channel, now: float) -> None:
+        """As `_leave` and `_finish`, for the good end."""
+        head, service, member, session = self.head, self._service, self._member, self.session
+        assert head is not None and service is not None and member is not None
         self._channel = None
-        channel.release(now, self._request_done and (self.continued or not self.head.expect))  # type: ignore[union-attr]
-        self._leave()
-        self._finish(OK, now)
+        channel.release(now, self._request_done and (self.continued or not head.expect))
+        self._member = None
+        member.active -= 1
+        if service.waiting:
+            service.wake()
+        self._stage = _ENDED
+        self.ended = now
+        if self._timer is not None:
+            self._timer.cancel()
+        session.log(self)
+        session.finished()
 
     def upgraded(self, head: ResponseHead, rest: bytes) -> None:
         channel, self._channel = self._channel, None
@@ -370,11 +392,11 @@ class Exchange:
 
     def client_full(self) -> None:
         """The client takes no more of the response."""
-        if self._channel is not None and self._stage == _BODY:
+        if self._channel is not None and self._stage is _BODY:
             self._channel.pause()
 
     def client_ready(self) -> None:
-        if self._channel is not None and self._stage == _BODY:
+        if self._channel is not None and self._stage is _BODY:
             self._channel.resume()
 
     # ---- failure
@@ -389,7 +411,7 @@ class Exchange:
         assert service is not None and member is not None
         if error.kind is not Kind.STALE:  # an idle connection that was closed says nothing about the endpoint
             service.failed(member, error.kind)
-        if self._stage == _BODY:
+        if self._stage is _BODY:
             self._leave()
             self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
         elif not self._retried(error, 0):
@@ -423,7 +445,7 @@ class Exchange:
 
     def client_gone(self) -> None:
         """The client left: nothing it started goes on."""
-        if self._stage == _ENDED:
+        if self._stage is _ENDED:
             return
         self._give_up()
         self.status = self.status or Kind.CLIENT_GONE.status
@@ -431,9 +453,9 @@ class Exchange:
 
     def request_failed(self, error: ProxyError) -> None:
         """The client broke the protocol or a limit within its body, or was too slow."""
-        if self._stage == _ENDED:
+        if self._stage is _ENDED:
             return
-        begun = self._stage == _BODY
+        begun = self._stage is _BODY
         self._give_up()
         if begun:
             self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
@@ -452,7 +474,7 @@ class Exchange:
 
     def _total_expired(self) -> None:
         self._timer = None
-        if self._stage != _ENDED:
+        if self._stage is not _ENDED:
             self.request_failed(ProxyError(Kind.TOTAL_TIMEOUT, "the exchange took longer than the route allows"))
 
     def _leave(self) -> None:
@@ -477,7 +499,7 @@ class Exchange:
         self._finish(outcome, monotonic())
 
     def _finish(self, outcome: Outcome, now: float, cut: bool = False, told: bool = True) -> None:
-        assert self._stage != _ENDED
+        assert self._stage is not _ENDED
         self._stage = _ENDED
         self.outcome = outcome
         self.ended = now

@@ -142,13 +142,13 @@ class Http1Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self.state
-        if state == _IDLE:
+        if state is _IDLE:
             self._requests(data)
-        elif state == _ACTIVE:
+        elif state is _ACTIVE:
             self._more(data)
-        elif state == _DRAIN:
+        elif state is _DRAIN:
             self._drop_body(data)
-        elif state == _LINGER:
+        elif state is _LINGER:
             self._dropped += len(data)
             if self._dropped > DRAIN_LIMIT:
                 self.transport.abort()
@@ -169,7 +169,7 @@ class Http1Session(asyncio.Protocol):
                         self.deadline.set(monotonic() + self.listener.header_time)
                     return
                 self._begin(head)
-                if self.state != _IDLE or self._full or not self.decoder.rest:
+                if self.state is not _IDLE or self._full or not self.decoder.rest:
                     return
                 data = self.decoder.next()
         finally:
@@ -273,13 +273,13 @@ class Http1Session(asyncio.Protocol):
         exchange.refuse(error)
 
     def pause_request(self) -> None:
-        if self.state == _ACTIVE and not self.decoder.done:
+        if self.state is _ACTIVE and not self.decoder.done:
             self._held = True
             self.transport.pause_reading()
             self._pace = None  # silence that we asked for is not the client's fault
 
     def resume_request(self) -> None:
-        if self._held and self.state == _ACTIVE and not self.decoder.done:
+        if self._held and self.state is _ACTIVE and not self.decoder.done:
             self._held = False
             self.transport.resume_reading()
             self._watch(monotonic())
@@ -430,7 +430,7 @@ class Http1Session(asyncio.Protocol):
         self._pace = None
         if self._exchange is not None:
             self._exchange.client_ready()
-        elif self.state == _IDLE and self.decoder.rest:
+        elif self.state is _IDLE and self.decoder.rest:
             self._requests(self.decoder.next())
 
     def _watch(self, now: float) -> None:
@@ -444,7 +444,7 @@ class Http1Session(asyncio.Protocol):
     def _expired(self) -> None:
         now = monotonic()
         pace = self._pace
-        if self.state == _IDLE and not self._full:
+        if self.state is _IDLE and not self._full:
             if self._begun:
                 self._refuse(ProxyError(Kind.REQUEST_TIMEOUT, "the request's head did not come in time"))
             else:
@@ -463,10 +463,10 @@ class Http1Session(asyncio.Protocol):
     # ---- the end
 
     def eof_received(self) -> bool:
-        if self.state == _IDLE and self.decoder.in_head:
+        if self.state is _IDLE and self.decoder.in_head:
             self._refuse(ProxyError(Kind.BAD_REQUEST, "the connection was closed within the head"))
             return True
-        elif self.state == _ACTIVE:
+        elif self.state is _ACTIVE:
             self._gone()
             self.transport.abort()
         return False
@@ -490,7 +490,7 @@ class Http1Session(asyncio.Protocol):
 
     def drain(self) -> None:
         """End as soon as it can be done without cutting anything."""
-        if self.state == _IDLE and not self._begun:
+        if self.state is _IDLE and not self._begun:
             self._close()
 
     def cut(self) -> None:

@@ -205,28 +205,39 @@ class Flow:
                 return
         self.poller.again(self._go_on)
 
+    def begin(self, first: bytes) -> None:
+        """What the source had sent before the sink was there goes first."""
+        self.rest = memoryview(first)
+        self.state = BLOCKED
+        self._flush()
+
     def resume(self) -> None:
         """The sink is writable again."""
+        if self._flush():
+            self.pump(ENDING)
+
+    def _flush(self) -> bool:
+        """Whether nothing is left from before, and the source may be read again."""
         if self.pipe is not None:
             if not self._drain(self.pipe):
-                return
+                return False
             self._give_back()
         else:
             try:
                 sent = self.send(self.rest)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 self._sink_gone()
-                return
+                return False
             self.total += sent
             self.last = self.poller.now
             self.rest = self.rest[sent:]
             if self.rest:
-                return
+                return False
             self.rest = _NOTHING
         self.state = OPEN
-        self.pump(ENDING)
+        return True
 
     def _go_on(self) -> None:
         if self.state is OPEN:

@@ -21,8 +21,8 @@ from math import inf
 from time import monotonic
 from typing import Protocol
 
-from edgeproxy.codec._leaf import ResponseHead
-from edgeproxy.codec.h1 import ResponseDecoder, encode_chunk, encode_last_chunk
+from edgeproxy.codec._leaf import RequestHead, ResponseHead
+from edgeproxy.codec.h1 import CHUNKED, ResponseDecoder, encode_chunk, encode_last_chunk
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.sockets import Poller
@@ -59,7 +59,7 @@ _IDLE, _WAIT, _HEAD, _BODY, _DONE, _CLOSED = Stage  # plain locals: an enum's at
 
 
 class Channel(asyncio.Protocol):
-    __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_chunked", "_upgrade",
+    __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_request",
                  "_keep_alive", "_interims", "_timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, member: Member) -> None:
@@ -70,24 +70,21 @@ class Channel(asyncio.Protocol):
         """An earlier request went over this connection."""
         self.decoder = ResponseDecoder(MAX_RESPONSE_HEAD, MAX_RESPONSE_FIELDS)
         self.deadline = Deadline(loop, self._expired)
-        self._chunked = False
-        self._upgrade = False
         self._keep_alive = False
         self._interims = 0
         self._timeout = inf
+        self._request: RequestHead
         self.transport = SocketTransport(loop, poller, sock, self)
 
     # ---- sending
 
-    def send(self, user: ChannelUser, data: bytes, head_request: bool, upgrade: bool, chunked: bool, timeout: float,
-             now: float) -> None:
+    def send(self, user: ChannelUser, request: RequestHead, data: bytes, timeout: float, now: float) -> None:
         """Begin a request: `data` is its head and what there is of its body, encoded; `timeout` seconds, or inf."""
         self.user = user
         self.stage = _WAIT
-        self._chunked = chunked
-        self._upgrade = upgrade
+        self._request = request
         self._timeout = timeout
-        self.decoder.head_request = head_request
+        self.decoder.head_request = request.method == "HEAD"
         deadline = self.deadline
         deadline.at = at = now + timeout
         if at < deadline.fires:
@@ -96,10 +93,10 @@ class Channel(asyncio.Protocol):
 
     def send_body(self, payload: bytes) -> None:
         self.deadline.set(monotonic() + self._timeout)
-        self.transport.write(encode_chunk(payload) if self._chunked else payload)
+        self.transport.write(encode_chunk(payload) if self._request.length == CHUNKED else payload)
 
     def send_end(self, trailers: bytes) -> None:
-        if self._chunked:
+        if self._request.length == CHUNKED:
             self.transport.write(encode_last_chunk(trailers))
 
     # ---- receiving
@@ -111,14 +108,14 @@ class Channel(asyncio.Protocol):
             return
         decoder = self.decoder
         try:
-            if self.stage == _BODY:
+            if self.stage is _BODY:
                 payload = decoder.body(data)
                 if decoder.done:
                     self.stage = _DONE
                 else:
                     self.deadline.set(monotonic() + self._timeout)
                 user.response_data(payload, decoder.done)
-            elif self.stage == _DONE:
+            elif self.stage is _DONE:
                 self._keep_alive = False  # bytes behind the response: the endpoint is out of step
             else:
                 self.stage = _HEAD
@@ -155,7 +152,7 @@ class Channel(asyncio.Protocol):
             if final is None or final.status >= 200:
                 return final
             head = final
-        if not self._upgrade:
+        if self._request.upgrade is None:
             raise ProxyError(Kind.RESPONSE_BROKEN, "101 though no upgrade was asked for")
         self.user = None
         self.deadline.close()
@@ -166,12 +163,12 @@ class Channel(asyncio.Protocol):
 
     def pause(self) -> None:
         """The client is slow: stop reading, and do not blame the endpoint for the silence."""
-        if self.stage == _BODY:
+        if self.stage is _BODY:
             self.transport.pause_reading()
             self.deadline.at = inf
 
     def resume(self) -> None:
-        if self.stage == _BODY:
+        if self.stage is _BODY:
             self.deadline.set(monotonic() + self._timeout)
             self.transport.resume_reading()
 
@@ -190,7 +187,7 @@ class Channel(asyncio.Protocol):
         self.user = None
         pool = self.member.pool
         idle = pool.idle
-        if (reusable and self.stage == _DONE and self._keep_alive and not self.decoder.rest
+        if (reusable and self.stage is _DONE and self._keep_alive and not self.decoder.rest
                 and len(idle) < pool.limit):
             self.stage = _IDLE
             self.reused = True
@@ -218,7 +215,7 @@ class Channel(asyncio.Protocol):
         self.transport.reset()
 
     def _leave_pool(self) -> None:
-        if self.stage == _IDLE:
+        if self.stage is _IDLE:
             self.member.pool.remove(self)
         self.stage = _CLOSED
 
@@ -229,7 +226,7 @@ class Channel(asyncio.Protocol):
             user.channel_failed(error)
 
     def eof_received(self) -> bool:
-        if self.stage == _BODY and self.user is not None and self.decoder.eof():
+        if self.stage is _BODY and self.user is not None and self.decoder.eof():
             self.stage = _DONE
             self._keep_alive = False
             self.user.response_data(b"", True)
@@ -243,11 +240,11 @@ class Channel(asyncio.Protocol):
     def _gone(self) -> None:
         if self.user is None:
             self.close()
-        elif self.stage == _WAIT:
+        elif self.stage is _WAIT:
             self._fail(ProxyError(Kind.STALE if self.reused else Kind.RESET, "closed before the response"))
-        elif self.stage == _HEAD:
+        elif self.stage is _HEAD:
             self._fail(ProxyError(Kind.RESPONSE_CUT, "closed within the response's head"))
-        elif self.stage == _BODY:
+        elif self.stage is _BODY:
             self._fail(ProxyError(Kind.RESPONSE_CUT, "closed within the response's body"))
 
     def _expired(self) -> None:

@@ -27,8 +27,12 @@ def kind_of(code: int) -> Kind:
     return _KINDS.get(code, Kind.CONNECT_FAILED)
 
 
-def begin(endpoint: Endpoint) -> tuple[socket.socket, None] | tuple[None, Kind]:
-    """Start to connect: the socket becomes writable when it is decided (`settle`). Or the kind of failure, at once."""
+def begin(endpoint: Endpoint, speaks: bool = False) -> tuple[socket.socket, None] | tuple[None, Kind]:
+    """Start to connect: the socket becomes writable when it is decided (`settle`). Or the kind of failure, at once.
+
+    `speaks`: there is something to send as soon as it is connected. Then the last step of the handshake is held back
+    to travel with it (as HAProxy's smart connect does): one packet less, and the endpoint wakes once instead of twice.
+    """
     address: tuple[str, int] | str
     if endpoint.path:
         family, address = socket.AF_UNIX, endpoint.path
@@ -41,6 +45,8 @@ def begin(endpoint: Endpoint) -> tuple[socket.socket, None] | tuple[None, Kind]:
     try:
         if family is not socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if speaks:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         code = sock.connect_ex(address)
     except (OSError, OverflowError, ValueError):  # an address that is none, a path that is too long
         sock.close()

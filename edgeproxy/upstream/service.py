@@ -66,15 +66,15 @@ class Waiter:
 
 
 class Service:
-    __slots__ = ("name", "config", "view", "budget", "keyed", "least_latency", "_loop", "_rng", "_health", "_first",
-                 "_limit", "_queue", "_known", "_restores")
+    __slots__ = ("name", "config", "view", "budget", "keyed", "least_latency", "_loop", "_rng", "_health", "first",
+                 "limit", "waiting", "_known", "_restores")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random) -> None:
         self.name = config.name
         self.budget = RetryBudget(monotonic())
         self._loop = loop
         self._rng = rng
-        self._queue: deque[Waiter] = deque()
+        self.waiting: deque[Waiter] = deque()
         self._known: dict[str, Member] = {}
         self._restores: dict[Member, asyncio.TimerHandle] = {}
         self.apply(config)
@@ -86,7 +86,7 @@ class Service:
         self.config = config
         self.keyed = config.balance.kind in KEYED
         self.least_latency = config.balance.kind == "least-latency"
-        self._limit: float = config.limits.per_endpoint or inf
+        self.limit: float = config.limits.per_endpoint or inf
         eject = config.eject
         self._health = PassiveHealth(eject.failures, eject.within, eject.duration)
         members = tuple(self._member(address) for address in config.endpoints)
@@ -94,7 +94,7 @@ class Service:
         self._swap(ServiceView(members, config.balance.kind, self._rng))
         for address in left:
             self._retire(self._known.pop(address))
-        self._wake()
+        self.wake()
 
     def _member(self, address: model.EndpointAddress) -> Member:
         idle_timeout = self.config.timeouts.idle or inf
@@ -111,7 +111,7 @@ class Service:
 
     def _swap(self, view: ServiceView) -> None:
         self.view = view
-        self._first = view.primary.first if view.primary is not None else None
+        self.first = view.primary.first if view.primary is not None else None
 
     def _retire(self, member: Member) -> None:
         member.pool.set(0, 0.0)
@@ -128,15 +128,15 @@ class Service:
 
     def pick(self, key: int = 0, tried: Collection[Member] = ()) -> Member | None:
         """The endpoint to use: ready, with a place, and not tried before while another is left. None: none now."""
-        first = self._first
+        first = self.first
         if first is not None:
             member = first(key)
-            if member.ready and not tried and member.active < self._limit:
+            if member.ready and not tried and member.active < self.limit:
                 return member  # type: ignore[return-value]  # pickers give back what they were built over
-            return self._pick_else(member, key, tried)  # type: ignore[arg-type]
-        return self._pick_else(None, key, tried)
+            return self.pick_else(member, key, tried)  # type: ignore[arg-type]
+        return self.pick_else(None, key, tried)
 
-    def _pick_else(self, choice: Member | None, key: int, tried: Collection[Member]) -> Member | None:
+    def pick_else(self, choice: Member | None, key: int, tried: Collection[Member]) -> Member | None:
         view = self.view
         again: Member | None = None
         ready = full = False
@@ -145,7 +145,7 @@ class Service:
                 if not member.ready:
                     continue
                 ready = True
-                if member.active >= self._limit:
+                if member.active >= self.limit:
                     full = True
                 elif member not in tried:
                     return member  # type: ignore[return-value]
@@ -154,7 +154,7 @@ class Service:
         # Backups serve when no primary is ready. One that was just tried in vain is as good as not ready.
         if view.backup is not None and (not ready or again is not None and not full):
             for member in chain((view.backup.first(key),), view.backup.rest(key)):
-                if not member.ready or member.active >= self._limit:
+                if not member.ready or member.active >= self.limit:
                     continue
                 if member not in tried:
                     return member  # type: ignore[return-value]
@@ -171,15 +171,15 @@ class Service:
              ) -> Waiter | None:
         """Queue for a place; `callback` gets the member (enter it at once) or the error. None: the queue is full."""
         limits = self.config.limits
-        if len(self._queue) >= limits.queue:
+        if len(self.waiting) >= limits.queue:
             return None
-        waiter = Waiter(key, tried, callback, self._queue)
+        waiter = Waiter(key, tried, callback, self.waiting)
         waiter.timer = self._loop.call_later(limits.queue_timeout, waiter.expire)
-        self._queue.append(waiter)
+        self.waiting.append(waiter)
         return waiter
 
-    def _wake(self) -> None:
-        queue = self._queue
+    def wake(self) -> None:
+        queue = self.waiting
         while queue:
             waiter = queue[0]
             member = self.pick(waiter.key, waiter.tried)
@@ -196,8 +196,8 @@ class Service:
 
     def leave(self, member: Member) -> None:
         member.active -= 1
-        if self._queue:
-            self._wake()
+        if self.waiting:
+            self.wake()
 
     def succeeded(self, member: Member) -> None:
         if member.failures or member.ejections:
@@ -216,4 +216,4 @@ class Service:
         self._restores.pop(member, None)
         if self._health.restore(member, monotonic()):
             _log.info("service %s: endpoint %s takes traffic again", self.name, member.address)
-            self._wake()
+            self.wake()

@@ -30,8 +30,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def edgeproxy(*args: str, cwd: Path | str = "/", **env: str) -> Done:
     """Run to the end."""
-    done = subprocess.run([*PROGRAM, *args], cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=30,
-                          stdin=subprocess.DEVNULL)
+    done = subprocess.run([*PROGRAM, *args], cwd=cwd, env=environment(**env), capture_output=True, text=True,
+                          timeout=30, stdin=subprocess.DEVNULL)
     assert "Traceback" not in done.stderr, done.stderr
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -83,7 +83,8 @@ def running(*args: str, cwd: Path | str = "/", **env: str) -> Iterator[Running]:
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     it = Running(process)
     assert process.stdout is not None and process.stderr is not None
-    readers = [threading.Thread(target=it.read, args=pair) for pair in ((process.stdout, "out"), (process.stderr, "err"))]
+    streams = ((process.stdout, "out"), (process.stderr, "err"))
+    readers = [threading.Thread(target=it.read, args=pair) for pair in streams]
     for reader in readers:
         reader.start()
     try:

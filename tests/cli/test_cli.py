@@ -257,7 +257,8 @@ def test_an_internal_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "in broken" in trace.read_text()
 
 
-def test_an_error_of_the_system_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_system_is_one_line(monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cli, "schema_command", lambda _: os.open("/nowhere/x", os.O_RDONLY))
     assert cli.main(["schema"]) == 1
     assert capsys.readouterr().err == "edgeproxy: /nowhere/x: No such file or directory\n"

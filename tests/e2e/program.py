@@ -114,8 +114,8 @@ class Edge:
         def printed() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"the proxy ended with {self.process.returncode}:\n{self.errors}\n{text}")
-            out = self.output
-            return all(f":{port}" in out for port in ports) and out.endswith("\n")
+            told = self.errors  # not its standard output: that belongs to the access log
+            return all(f":{port} " in told for port in ports)
 
         eventually(printed, f"listeners {ports} printed", seconds=10)
         return self

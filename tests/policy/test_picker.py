@@ -161,6 +161,15 @@ def test_the_rest_shares_evenly_by_chance(kind: str) -> None:
     assert chi_square(counts, [3, 1, 2, 2]) < (LIMIT[3] if kind != "source-hash" else 30)  # a table's shares: ± 1 %
 
 
+def test_a_heavy_one_that_is_down_is_passed_over_at_once() -> None:
+    states = endpoints(4000, 1, 1)
+    states[0].ready = False
+    for kind in ("round-robin", "least-conn"):
+        chosen = picker(kind, states)
+        looked = Counter(s.address for _ in range(1000) for s in [next(s for s in chosen.rest(0) if s.ready)])
+        assert looked == {states[1].address: 500, states[2].address: 500}
+
+
 # ---- least-conn
 
 def test_the_least_loaded_by_weight_wins() -> None:
@@ -204,6 +213,13 @@ def test_the_less_loaded_of_two_wins() -> None:
     states[0].active = 1
     chosen = picker("random", states)
     assert sum(chosen.first(0) is states[1] for _ in range(100)) > 95  # the same one four times in a row is rare
+
+
+def test_load_is_by_weight() -> None:
+    states = endpoints(3, 1)
+    states[0].active, states[1].active = 4, 2
+    chosen = picker("random", states)
+    assert sum(chosen.first(0) is states[0] for _ in range(200)) > 150
 
 
 def test_two_choices_keep_loads_even() -> None:

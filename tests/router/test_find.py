@@ -140,6 +140,11 @@ def test_the_same_regex_twice_is_told_apart_by_conditions() -> None:
                    route("post", regex="^/a", methods=("POST",)))
     assert found(table, "", "/a", "POST") == "post"
     assert found(table, "", "/a", "GET") == "plain"
+    table = router(route("plain", regex="^/a"), route("between", regex="^/[ab]", methods=("GET", "POST")),
+                   route("post", regex="^/a", methods=("POST",)))
+    assert found(table, "", "/a", "POST") == "post"
+    assert found(table, "", "/a", "GET") == "plain"
+    assert found(table, "", "/b", "GET") == "between"
 
 
 def test_configured_paths_are_compared_in_normal_form() -> None:

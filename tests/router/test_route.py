@@ -68,7 +68,10 @@ def test_prefix_replaced(sent: str, matched: str, new: str, expected: str) -> No
     ("/foo/../foo/secret", "/new/secret"),
     ("/foo/%2e%2E/foo/secret", "/new/secret"),
     ("/foo/a/./b/../c", "/new/a/c"),
-    ("/foo/.hidden/%61", "/new/.hidden/a"),
+    ("/foo/.hidden/%61", "/new/.hidden/%61"),
+    ("/foo/%61/.", "/new/%61/."),
+    ("/foo/%61/..", "/new/"),
+    ("/foo/%61/b/%2e.", "/new/a/"),
     ("/foo/..", None),                                            # that is "/"
 ])
 def test_what_was_matched_goes_out(sent: str, expected: str | None) -> None:

@@ -1,0 +1,228 @@
+"""`edgeproxy explain`: what it says of a request, against the router, the codec and the pickers themselves."""
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commandline import edgeproxy
+
+from edgeproxy.codec._leaf import parse_request
+from edgeproxy.config.load import load_text
+from edgeproxy.config.model import Config
+from edgeproxy.explain import Answer, explain, question
+from edgeproxy.router import build_router
+
+CONF = """\
+listeners:
+  web: {bind: ":8080", protocol: http}
+  inner: {bind: "127.0.0.1:8081", protocol: http}
+  pg: {bind: ":5432", protocol: tcp, service: pg}
+routes:
+  - {name: aaa, host: nginx.example.com, path: /aaa, service: nginx, rewrite: {prefix: /app, host: inner.example}}
+  - {name: split, host: nginx.example.com, service: [{name: nginx, weight: 90}, {name: next, weight: 10}]}
+  - {name: api, host: "*.example.com", methods: [POST], path: /api, service: next}
+  - {name: old, host: old.example.com, redirect: {scheme: https, host: new.example.com}}
+  - {name: ping, path: {exact: /ping}, respond: {status: 200, body: "pong\\n"}}
+  - name: canary
+    path: {regex: "^/v([0-9]+)/(.*)$"}
+    headers: {x-canary: "1"}
+    query: {a: b}
+    rewrite: {path: "/x/$2"}
+    service: next
+  - {name: admin, path: /admin, listeners: [inner], service: pg}
+  - {name: none, host: none.example, service: [{name: next, weight: 0}]}
+  - {name: idle, host: idle.example, service: idle}
+services:
+  nginx:
+    endpoints: ["10.244.1.96:80", {address: "10.244.1.97:80", weight: 2}, {address: "10.244.2.112:80", backup: true},
+                {address: "10.244.2.113:80", weight: 0}]
+    timeouts: {connect: 2s}
+  next: {endpoints: ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"], balance: source-hash}
+  pg: {endpoints: ["10.0.0.5:5432"], balance: least-conn}
+  idle: {endpoints: [{address: "10.0.0.6:80", weight: 0}], balance: {hash: {header: x-user}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_text(CONF)
+
+
+def ask(config: Config, url: str, *fields: str, method: str = "GET", client: str = "192.0.2.7") -> Answer:
+    return explain(config, question(method, url, fields, client))
+
+
+def text(answer: Answer) -> list[str]:
+    return list(answer.as_text())
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text(CONF)
+    done = edgeproxy("explain", "-c", "conf.yaml", "http://nginx.example.com:8080/aaa/b?x=1", cwd=tmp_path)
+    assert done == (0, """\
+request    GET http://nginx.example.com:8080/aaa/b?x=1 from 127.0.0.1
+listener   web :8080 http
+route      aaa (host nginx.example.com, path /aaa)
+rewrite    /aaa/b?x=1 -> /app/b?x=1
+host       nginx.example.com:8080 -> inner.example
+service    nginx (round-robin)
+endpoint   10.244.1.97:80 (weight 2, 67 %)
+endpoint   10.244.1.96:80 (weight 1, 33 %)
+endpoint   10.244.2.112:80 (backup)
+endpoint   10.244.2.113:80 (weight 0, takes nothing)
+limits     3 tries on connect, reset, connect 2s, response 60s
+not        split: fits too, but aaa goes before it
+not        api: wants path /api
+not        ping: wants exact path /ping
+not        canary: wants regex path ^/v([0-9]+)/(.*)$
+not        old: wants host old.example.com
+not        none: wants host none.example
+not        idle: wants host idle.example
+not        admin: is for listener inner
+""", "")
+
+
+def test_options_may_stand_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text(CONF)
+    done = edgeproxy("explain", "POST", "-H", "a: b", "-c", "conf.yaml", "http://a.example.com:8080/api", "--from", "::1",
+                     cwd=tmp_path)
+    assert done.status == 0 and "\nroute      api " in done.out
+    assert done.out.startswith("request    POST http://a.example.com:8080/api from ::1\n")
+
+
+def test_unmatched_as_a_command_and_as_json(tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text(CONF)
+    done = edgeproxy("explain", "-c", "conf.yaml", "GET", "http://x.example.com:8080/api/z", "--json", cwd=tmp_path)
+    report = json.loads(done.out)
+    assert (done.status, done.err, report["found"], report["route"]) == (1, "", False, None)
+    assert report["reply"] == {"status": 404, "text": "no route"}
+    assert report["nearest"] == "api: wants method POST"
+    assert report["losing"][0] == {"route": "api", "verdict": "method", "why": "wants method POST"}
+    assert len(report["losing"]) == 9
+
+
+@pytest.mark.parametrize(("args", "status", "message"), [
+    (["a", "b", "c"], 2, "explain: give a method and a URL, or a URL alone"),
+    (["http:///x"], 2, "explain: http:///x is not a URL such as http://a.example/path"),
+    (["ftp://x/"], 2, "explain: ftp://x/ is not a URL such as http://a.example/path"),
+    (["http://x:99999/"], 2, "explain: http://x:99999/ has a port that is none"),
+    (["http://x/", "-H", "nothing"], 2, "explain: -H nothing: write NAME:VALUE"),
+    (["http://x/", "--from", "here"], 2, "explain: --from here: not an IP address"),
+    (["http://x/"], 78, "nope.yaml: no such file or directory"),
+])
+def test_wrong_input(args: list[str], status: int, message: str, tmp_path: Path) -> None:
+    assert edgeproxy("explain", "-c", "nope.yaml", *args, cwd=tmp_path) == (status, "", f"edgeproxy: {message}\n")
+
+
+@pytest.mark.parametrize(("url", "listener", "said"), [
+    ("http://a.example:8080/ping", "web", ""), ("http://a.example:8081/ping", "inner", ""),
+    ("http://a.example/ping", "web", ", taken though the URL means port 80"), ("a.example:8081/ping", "inner", ""),
+    ("tcp://x:5432", "pg", ""), ("http://x:5432", "pg", ""), ("tcp://x", "pg", "")])
+def test_the_listener_is_that_of_the_port(config: Config, url: str, listener: str, said: str) -> None:
+    answer = ask(config, url)
+    assert answer.found and answer.listener is not None
+    assert (answer.listener.name, answer.also) == (listener, said)
+
+
+@pytest.mark.parametrize(("url", "problem"), [
+    ("https://x/", "no listener speaks https: TLS is not built yet"),
+    ("http://x:99/", "no listener on port 99; there is web :8080 http, inner 127.0.0.1:8081 http, pg :5432 tcp")])
+def test_no_listener(config: Config, url: str, problem: str) -> None:
+    answer = ask(config, url)
+    assert (answer.found, answer.problem) == (False, problem)
+    assert text(answer)[-1] == f"no answer  {problem}"
+
+
+def test_a_listener_of_its_own_routes(config: Config) -> None:
+    assert text(ask(config, "http://a.example:8081/admin/x"))[2] == "route      admin (any host, path /admin)"
+    answer = ask(config, "http://a.example:8080/admin/x")
+    assert not answer.found and ("admin", "listener", "is for listener inner") in answer.losing
+
+
+def test_answers_of_the_proxy_itself(config: Config) -> None:
+    assert ask(config, "http://a.example:8080/ping").reply == (200, "with 5 bytes by the proxy itself")
+    assert ask(config, "http://old.example.com:8080/q?x").reply == (308, "redirect to https://new.example.com/q?x")
+
+
+def test_conditions_and_groups(config: Config) -> None:
+    answer = ask(config, "http://a.example:8080/v1/zz?a=b", "X-Canary: 1")
+    assert answer.route is not None
+    assert (answer.route.name, answer.target) == ("canary", "/x/zz?a=b")
+    assert ask(config, "http://a.example:8080/v1/zz?a=b").nearest == "canary: wants header x-canary: 1"
+    assert ask(config, "http://a.example:8080/v1/zz?a=c", "X-Canary: 1").nearest == "canary: wants query a=b"
+
+
+def test_a_host_field_of_its_own(config: Config) -> None:
+    answer = ask(config, "http://127.0.0.1:8080/aaa", "Host: nginx.example.com")
+    assert answer.route is not None and answer.route.name == "aaa"
+
+
+@pytest.mark.parametrize(("url", "fields", "status"), [
+    ("http://x:8080/a/../../b", (), 400), ("http://x:8080/a b", (), 400), ("http://x:8080/", ("Host: a b",), 400),
+    ("http://x:8080/" + "x" * 20_000, (), 414), ("http://x:8080/", ("X: " + "x" * 70_000,), 431),
+    ("http://x:8080/", ("Transfer-Encoding: gzip",), 501)])
+def test_what_the_codec_refuses(config: Config, url: str, fields: tuple[str, ...], status: int) -> None:
+    answer = ask(config, url, *fields)
+    assert not answer.found and answer.reply is not None and answer.reply[0] == status
+    assert any(line.startswith(f"reply      {status} the request itself is refused: ") for line in text(answer))
+
+
+def test_a_split_and_nothing_to_send_to(config: Config) -> None:
+    answer = ask(config, "http://nginx.example.com:8080/x")
+    assert "split      nginx 90 %, next 10 %; the first is shown" in text(answer)
+    answer = ask(config, "http://none.example:8080/")
+    assert not answer.found and answer.reply == (500, "every service of the route has weight 0")
+    answer = ask(config, "http://idle.example:8080/")
+    assert not answer.found and answer.problem == "service idle has no endpoint that takes anything"
+
+
+def test_a_hash_says_which_endpoint_and_spreads_clients(config: Config) -> None:
+    chosen = set()
+    for host in range(1, 40):
+        answer = ask(config, "http://a.example.com:8080/api", method="POST", client=f"192.0.2.{host}")
+        lines = [line for line in text(answer) if line.startswith("endpoint")]
+        assert lines[0].endswith("<- this request") and not any("<-" in line for line in lines[1:])
+        assert len({state.address for state, _ in answer.candidates}) == 3
+        chosen.add(answer.candidates[0].state.address)
+    assert chosen == {"10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"}
+
+
+def test_the_nearest_of_hosts() -> None:
+    config = load_text("""\
+listeners: {web: {bind: ":80", protocol: http}}
+routes: [{host: www.example.com, service: a}, {host: shop.example.com, service: a}, {host: other.org, service: a}]
+services: {a: {endpoints: ["127.0.0.1:1"]}}
+""")
+    answer = ask(config, "http://shp.example.com/")
+    assert answer.nearest == "shop.example.com/: wants host shop.example.com"
+
+
+def test_many_losing_routes_are_cut(tmp_path: Path) -> None:
+    routes = "".join(f"  - {{host: h{i}.example, service: a}}\n" for i in range(200))
+    (tmp_path / "conf.yaml").write_text(
+        'listeners: {web: {bind: ":80", protocol: http}}\nroutes:\n' + routes +
+        'services: {a: {endpoints: ["127.0.0.1:1"]}}\n')
+    done = edgeproxy("explain", "-c", "conf.yaml", "http://h7.example/", cwd=tmp_path)
+    assert done.out.count("\nnot ") == 21 and done.out.endswith("not        179 more routes (--all tells them)\n")
+    done = edgeproxy("explain", "-c", "conf.yaml", "http://h7.example/", "--all", cwd=tmp_path)
+    assert done.out.count("\nnot ") == 199
+
+
+def test_it_never_disagrees_with_the_router(config: Config) -> None:
+    rng = random.Random(7)
+    router = build_router(config, "web")
+    hosts = ["nginx.example.com", "a.example.com", "b.a.example.com", "old.example.com", "x.org", "none.example"]
+    paths = ["/", "/aaa", "/aaa/b", "/aaab", "/api/x", "/ping", "/v1/x?a=b", "/v1/x", "/admin", "/%61aa/x"]
+    for _ in range(300):
+        method, host, path = rng.choice(["GET", "POST"]), rng.choice(hosts), rng.choice(paths)
+        fields = ["x-canary: 1"] if rng.random() < 0.5 else []
+        asked = question(method, f"http://{host}:8080{path}", fields, "192.0.2.7")
+        answer = explain(config, asked)
+        head: Any = parse_request(asked.raw, 65536, 100)
+        found = router.find(head.host, head.path, head.method, head)
+        assert (answer.route.name if answer.route else None) == (found.name if found else None)
+        names = [name for name, _, _ in answer.losing]
+        assert sorted([*names, *([found.name] if found else [])]) == sorted(route.name for route in config.routes)
