@@ -79,69 +79,84 @@ def _on(route: Route, listener: str) -> bool:
     return route.listeners is None or listener in route.listeners
 
 
+class _Index:
+    """Routes by what they match; places are those in the file."""
+
+    def __init__(self, config: Config) -> None:
+        self.every = frozenset(name for name, listener in config.listeners.items() if listener.protocol == "http")
+        self.twins: dict[object, list[tuple[int, Route]]] = defaultdict(list)
+        """By host, path, header and query conditions: alike but for the methods."""
+        self.prefixes: dict[tuple[str, str], list[Route]] = defaultdict(list)
+        self.everything: dict[str, list[tuple[int, Route]]] = defaultdict(list)
+        """By host: regexes that match any path."""
+        for place, route in enumerate(config.routes):
+            for host in route.host or ("",):
+                self.twins[_alike(host, route)].append((place, route))
+                if route.path.kind == "prefix":
+                    self.prefixes[host, route.path.value].append(route)
+                elif route.path.kind == "regex" and route.path.value in _EVERYTHING:
+                    self.everything[host].append((place, route))
+
+    def wider(self, one: Route, other: Route) -> bool:
+        """Whether `one` is on all listeners of `other`."""
+        return one.listeners is None or frozenset(one.listeners) >= frozenset(other.listeners or self.every)
+
+
 def _shadowed(config: Config) -> Iterator[_Found]:
     """A route is shadowed if on each of its hosts others before it take all that it asks for (the order of http.md)."""
-    by_host: dict[str, list[tuple[int, Route]]] = defaultdict(list)
-    by_match: dict[object, list[tuple[int, Route]]] = defaultdict(list)
+    index = _Index(config)
     for place, route in enumerate(config.routes):
-        for host in route.host or ("",):
-            if route.path.kind == "prefix" or route.path.value in _EVERYTHING:
-                by_host[host].append((place, route))
-            by_match[host, route.path, frozenset(route.headers), frozenset(route.query)].append((place, route))
-    every = frozenset(config.listeners)
-    for place, route in enumerate(config.routes):
-        winners = []
-        for host in route.host or ("",):
-            twins = by_match[host, route.path, frozenset(route.headers), frozenset(route.query)]
-            winner = (_covered_by_methods(place, route, twins, every)
-                      or _hidden_regex(place, route, by_host[host], every))
-            if winner is None:
-                break
-            winners.append(winner)
-        else:
-            yield _Found(Route, route.name, (), f'this route can never win: the route "{winners[0].name}" comes first '
+        if not route.methods and route.path.kind != "regex":
+            continue
+        winners = [_covered_by_methods(index, place, route, host) or _hidden_regex(index, place, route, host)
+                   for host in route.host or ("",)]
+        if all(winners):
+            name = winners[0].name if winners[0] is not None else ""
+            yield _Found(Route, route.name, (), f'this route can never win: the route "{name}" comes first '
                                                 "and takes all of its requests")
 
 
-def _wider(one: Route, other: Route, every: frozenset[str]) -> bool:
-    """Whether `one` is on all listeners of `other`."""
-    return one.listeners is None or frozenset(one.listeners) >= frozenset(other.listeners or every)
+def _alike(host: str, route: Route) -> object:
+    return host, route.path, frozenset(route.headers), frozenset(route.query)
 
 
-def _covered_by_methods(place: int, route: Route, twins: list[tuple[int, Route]],
-                        every: frozenset[str]) -> Route | None:
+def _covered_by_methods(index: _Index, place: int, route: Route, host: str) -> Route | None:
     """Routes with the same match but for the methods, earlier in the file, that together have all its methods."""
-    if not route.methods or len(twins) < 2:
-        return None
     left = set(route.methods)
-    last = None
-    for other_place, other in twins:
-        if other_place < place and other.methods and _wider(other, route, every) and left.intersection(other.methods):
+    for other_place, other in index.twins[_alike(host, route)]:
+        if other_place >= place or not left:
+            break
+        if left.intersection(other.methods) and index.wider(other, route):
             left.difference_update(other.methods)
-            last = other
-    return last if not left else None
+            if not left:
+                return other
+    return None
 
 
-def _hidden_regex(place: int, route: Route, others: list[tuple[int, Route]], every: frozenset[str]) -> Route | None:
+def _hidden_regex(index: _Index, place: int, route: Route, host: str) -> Route | None:
     """A prefix comes before any regex: one that has all that the regex can match hides it, and so does an earlier
     regex that matches everything."""
     if route.path.kind != "regex":
         return None
-    begin = _LITERAL.match(route.path.value)
-    literal = ""
-    if begin is not None and "|" not in route.path.value:
-        literal = re.sub(r"\\(.)", r"\1", begin[1])
-        if route.path.value[begin.end():begin.end() + 1] in ("*", "?", "{"):
-            literal = literal[:-1]
-    for other_place, other in others:
-        if other.path.kind == "prefix":
-            prefix = other.path.value.rstrip("/") + "/"
-            takes_all = prefix == "/" or literal.startswith(prefix)
-        else:
-            takes_all = other_place < place and other.path != route.path
-        if takes_all and _wider(other, route, every) and _asks_no_more(other, route):
-            return other
-    return None
+    before = [other for other_place, other in index.everything[host]
+              if other_place < place and other.path != route.path]
+    for prefix in _prefixes_of(route.path.value):
+        before += index.prefixes.get((host, prefix), ())
+    return next((other for other in before if index.wider(other, route) and _asks_no_more(other, route)), None)
+
+
+def _prefixes_of(regex: str) -> Iterator[str]:
+    """Prefixes that have every path which this regex can match."""
+    yield "/"
+    begin = _LITERAL.match(regex)
+    if begin is None or "|" in regex:
+        return
+    literal = re.sub(r"\\(.)", r"\1", begin[1])
+    if regex[begin.end():begin.end() + 1] in ("*", "?", "{"):
+        literal = literal[:-1]  # the last character may be missing in the path
+    while (end := literal.rfind("/")) > 0:
+        literal = literal[:end]
+        yield literal
 
 
 def _asks_no_more(one: Route, other: Route) -> bool:

@@ -24,7 +24,7 @@ from edgeproxy.config.tree import root
 _GATHERED = ("listeners", "routes", "services")
 """Keys whose values are gathered from all files."""
 
-__all__ = ["ConfigError", "Loaded", "Problem", "Sources", "load", "load_text", "read"]
+__all__ = ["ConfigError", "Loaded", "Problem", "Sources", "load", "load_text", "read", "read_text"]
 
 
 @dataclass(frozen=True, slots=True)

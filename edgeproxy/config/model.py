@@ -2,7 +2,7 @@
 
 Rules of this file: values only, already parsed (durations in seconds, sizes in bytes); a docstring under each field is
 what the user reads in the reference and in the editor; a default stated here is the default everywhere.
-How text becomes these values, and which mistakes are refused, is `load.py`.
+How text becomes these values is in `forms.py` and `tree.py`, what they must agree on in `rules.py`.
 """
 from __future__ import annotations
 

@@ -209,9 +209,11 @@ def _refuse_syntax(document: Document, error: yaml.MarkedYAMLError) -> None:
     if error.context_mark and (any(part in said for part in _AT_OPENING)):
         mark = error.context_mark
     line, column = (mark.line, mark.column) if mark else (0, 0)
-    if line > document.last_line():  # the end of the file: show where something was left open
-        context = error.context_mark
-        line, column = (context.line, context.column) if context else (document.last_line(), 0)
+    last = document.last_line()
+    if line > last and error.context_mark and error.context_mark.line <= last:
+        line, column = error.context_mark.line, error.context_mark.column  # where something was left open
+    elif line > last:
+        line, column = last, len(document.line(last).rstrip())
     words = _in_words(document.line(line), column, said)
     if "not closed" in words and error.context_mark and error.context_mark.line < line:
         words += f" It begins in line {error.context_mark.line + 1}."

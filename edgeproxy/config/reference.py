@@ -7,9 +7,8 @@ from __future__ import annotations
 import sys
 
 from edgeproxy.config import model
-from edgeproxy.config.schema import default_of, doc_of
+from edgeproxy.config.schema import all_maps, default_of, doc_of
 from edgeproxy.config.shapes import Choice, Entries, ListOf, MapOf, Named, OneKey, Pairs, Part, Scalar, Shape, ShortOr
-from edgeproxy.config.tree import root
 
 _HEAD = """\
 # Configuration reference
@@ -77,28 +76,13 @@ _WORDS = {"whole": "number", "boolean": "`true` or `false`", "line": "text", "va
 def page() -> str:
     """The whole page, Markdown."""
     blocks = [_HEAD]
+    maps = {shape.kind: shape for shape in all_maps()}
     for kind, title in _TITLES.items():
-        rows = [_row(kind, part) for part in _maps()[kind].parts.values()]
+        rows = [_row(kind, part) for part in maps[kind].parts.values()]
         before = f"{_BEFORE[kind]}\n\n" if kind in _BEFORE else ""
         table = "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
         blocks.append(f"## {title}\n\n{before}{table}\n")
     return "\n".join(blocks)
-
-
-def _maps() -> dict[type, MapOf]:
-    """Every map that can be reached from the root."""
-    maps: dict[str, MapOf] = {}
-    found: dict[type, MapOf] = {model.Config: root()}
-    root().schema(maps)
-    todo = list(maps)
-    while todo:
-        shape = maps[todo.pop()]
-        found[shape.kind] = shape
-        for part in shape.parts.values():
-            before = set(maps)
-            part.shape.schema(maps)
-            todo += [name for name in maps if name not in before]
-    return found
 
 
 def _row(kind: type, part: Part) -> str:

@@ -70,11 +70,11 @@ def find(node: Node, *keys: str | int) -> Node:
     """The value behind these keys and positions, or the nearest there is."""
     for key in keys:
         found = None
-        if node.id == "mapping":
+        if node.id == "mapping" and isinstance(key, str):
             found = next((value for name, value in node.value if name.value == key), None)
         elif node.id == "sequence" and isinstance(key, int) and key < len(node.value):
             found = node.value[key]
-        elif node.id == "scalar" and key in (0, "name", "address"):
+        elif key == 0 or (node.id == "scalar" and key in ("name", "address")):
             found = node  # a short form stands for its only part
         if found is None:
             return node

@@ -24,13 +24,10 @@ _VARIABLE = {"type": "string", "pattern": r"\$\{",
 
 def json_schema() -> dict[str, Any]:
     """The schema of a whole file."""
-    maps: dict[str, MapOf] = {}
-    top = _map_schema(root(), maps)
+    top = _map_schema(root(), {})
     top["required"] = ["listeners"]
-    definitions: dict[str, Any] = {"variable": _VARIABLE}
-    while missing := [name for name in maps if name not in definitions]:
-        for name in missing:
-            definitions[name] = _map_schema(maps[name], maps)
+    definitions: dict[str, Any] = {shape.kind.__name__: _map_schema(shape, {}) for shape in all_maps()[1:]}
+    definitions["variable"] = _VARIABLE
     definitions["Listener"]["allOf"] = [_for_protocol("http"), _for_protocol("tcp")]
     definitions["Route"]["oneOf"] = [{"required": [key]} for key in ("service", "redirect", "respond")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeproxy configuration", **top,
@@ -39,6 +36,18 @@ def json_schema() -> dict[str, Any]:
 
 def text() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def all_maps() -> list[MapOf]:
+    """Every map of a file, the root first."""
+    names: dict[str, MapOf] = {}
+    found = [root()]
+    for shape in found:
+        known = set(names)
+        for part in shape.parts.values():
+            part.shape.schema(names)
+        found += [names[name] for name in names if name not in known]
+    return found
 
 
 def _map_schema(shape: MapOf, maps: dict[str, MapOf]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class ListOf(Shape):
         self.words = f"{one.words}, or a list" if or_one else f"a list, each {one.words}"
 
     def read(self, reader: Reader, node: Node) -> Any:
-        if self.or_one and node.id == "scalar":
+        if self.or_one and node.id != "sequence":
             value = self.item.read(reader, node)
             return BAD if value is BAD else (value,)
         if not reader.is_a(node, "sequence", self.words):

@@ -31,7 +31,7 @@ from edgeproxy.config import model
 from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.sockets import Poller
-from edgeproxy.net.transport import SocketTransport
+from edgeproxy.net.transport import Receiver, SocketTransport
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.session.pace import Pace
 from edgeproxy.session.relay import Tunnel
@@ -101,7 +101,7 @@ class State(IntEnum):
 _IDLE, _ACTIVE, _DRAIN, _LINGER, _TUNNEL, _CLOSED = State
 
 
-class Http1Session(asyncio.Protocol):
+class Http1Session(Receiver):
     __slots__ = ("listener", "loop", "poller", "transport", "peer", "forward", "log", "port", "decoder", "deadline",
                  "state", "_closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare",
                  "_full", "_running", "_dropped", "_pace", "_begun", "_id", "_number", "_held")

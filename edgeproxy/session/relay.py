@@ -12,10 +12,10 @@ from time import monotonic
 
 from edgeproxy.errors import OK, Kind, Outcome, Phase
 from edgeproxy.net.deadline import Deadline
-from edgeproxy.net.transport import SocketTransport
+from edgeproxy.net.transport import Receiver, SocketTransport
 
 
-class _End(asyncio.Protocol):
+class _End(Receiver):
     """One side of the tunnel; what it reads goes out on `far`."""
 
     __slots__ = ("tunnel", "near", "far", "ended", "received")
@@ -60,8 +60,8 @@ class Tunnel:
         self._idle = idle or inf
         self._ended: Callable[[Outcome, int, int], None] | None = ended
         self._deadline = Deadline(loop, self._expired)
-        client.set_protocol(self._client)
-        upstream.set_protocol(self._upstream)
+        client.hand_over(self._client)
+        upstream.hand_over(self._upstream)
 
     def start(self, from_client: bytes, from_upstream: bytes) -> None:
         """Begin with what either side had sent behind its head."""

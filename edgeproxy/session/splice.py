@@ -24,7 +24,7 @@ READS = 4  # full reads before others get their turn
 # One buffer for all: it is empty again before anybody else runs, what a sink did not take is copied out of it.
 _BUFFER = bytearray(SIZE)
 _VIEW = memoryview(_BUFFER)
-_NOTHING = memoryview(b"")
+_NOTHING = b""
 
 MOST = 16  # two descriptors each
 CAPACITY = 256 * 1024
@@ -147,7 +147,7 @@ class Flow:
         self.recv = source.recv_into
         self.send = sink.send
         self.state = OPEN
-        self.rest = _NOTHING
+        self.rest: bytes | memoryview = _NOTHING
         self.total = 0
         self.last = poller.now
         self.broken = False
@@ -196,7 +196,7 @@ class Flow:
                 return
             self.total += sent
             if sent < size:
-                self.rest = memoryview(bytes(_VIEW[sent:size]))
+                self.rest = bytes(_VIEW[sent:size])
                 self.state = BLOCKED
                 return
             if size >= BULK and self._splice():
@@ -205,11 +205,15 @@ class Flow:
                 return
         self.poller.again(self._go_on)
 
-    def begin(self, first: bytes) -> None:
-        """What the source had sent before the sink was there goes first."""
-        self.rest = memoryview(first)
-        self.state = BLOCKED
-        self._flush()
+    def begin(self, first: bytes, more: int) -> None:
+        """`first` is what the source had sent before the sink was there; `more`: there is, or was, more to be read."""
+        if first:
+            self.rest = first
+            self.state = BLOCKED
+            if not self._flush():
+                return
+        if more:
+            self.pump(ENDING)
 
     def resume(self) -> None:
         """The sink is writable again."""
@@ -223,8 +227,9 @@ class Flow:
                 return False
             self._give_back()
         else:
+            rest = self.rest
             try:
-                sent = self.send(self.rest)
+                sent = self.send(rest)
             except BlockingIOError:
                 return False
             except OSError:
@@ -232,8 +237,8 @@ class Flow:
                 return False
             self.total += sent
             self.last = self.poller.now
-            self.rest = self.rest[sent:]
-            if self.rest:
+            if sent < len(rest):
+                self.rest = memoryview(rest)[sent:]
                 return False
             self.rest = _NOTHING
         self.state = OPEN

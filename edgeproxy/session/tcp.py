@@ -56,10 +56,9 @@ class Nursery:
     short connection 1.6 µs of 50.
     """
 
-    __slots__ = ("_loop", "_born", "_young", "_timer")
+    __slots__ = ("_born", "_young", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._born: list[TcpSession] = []
         self._young: list[TcpSession] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -67,11 +66,11 @@ class Nursery:
     def add(self, session: TcpSession) -> None:
         self._born.append(session)
         if self._timer is None:
-            self._timer = self._loop.call_later(YOUNG, self._look)
+            self._timer = session.loop.call_later(YOUNG, self._look)
 
     def _look(self) -> None:
         grown, self._young, self._born = self._young, self._born, []
-        self._timer = self._loop.call_later(YOUNG, self._look) if self._young else None
+        self._timer = self._young[0].loop.call_later(YOUNG, self._look) if self._young else None
         for session in grown:
             session.grow_up()
 
@@ -81,10 +80,10 @@ class TcpListener:
 
     __slots__ = ("name", "poller", "nursery", "idle", "half_closed")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Listener, poller: Poller) -> None:
+    def __init__(self, config: model.Listener, poller: Poller) -> None:
         self.name = config.name
         self.poller = poller
-        self.nursery = Nursery(loop)
+        self.nursery = Nursery()
         self.apply(config)
 
     def apply(self, config: model.Listener) -> None:
@@ -141,9 +140,9 @@ class TcpSession:
     The constructor never calls `on_end`. It may raise OSError; then nothing was begun.
     """
 
-    __slots__ = ("listener", "poller", "service", "stage", "_loop", "_client", "_client_fd", "_upstream",
-                 "_upstream_fd", "_member", "_on_end", "_record", "_until", "_deadline", "_key", "_tried", "_tries", "_since",
-                 "_waiter", "_upload", "_download", "_client_spoke", "_first", "_half_at", "_settled")
+    __slots__ = ("listener", "poller", "service", "stage", "loop", "_client", "_client_fd", "_upstream",
+                 "_upstream_fd", "_member", "_on_end", "_record", "_until", "_deadline", "_key", "_tried", "_tries",
+                 "_since", "_waiter", "_upload", "_download", "_client_spoke", "_first", "_half_at", "_settled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, client: socket.socket, peer: str, listener: TcpListener,
                  service: Service, on_end: Callable[[TcpRecord], None]) -> None:
@@ -152,7 +151,7 @@ class TcpSession:
         self.poller = listener.poller
         self.service = service
         self.stage = _DIALING
-        self._loop = loop
+        self.loop = loop
         self._client = client
         self._client_fd = client.fileno()
         self._upstream: socket.socket | None = None
@@ -197,7 +196,7 @@ class TcpSession:
             pass
         except OSError:
             self._client_spoke = BROKEN
-            self._loop.call_soon(self._cut, _CLIENT_LEFT_EARLY)
+            self.loop.call_soon(self._cut, _CLIENT_LEFT_EARLY)
 
     def _client_event(self, events: int) -> None:
         """Before the relay: bytes and FIN can wait in the kernel, a reset client cannot."""
@@ -288,7 +287,7 @@ class TcpSession:
         """Every try failed. Told by the loop, because the constructor's caller does not know the session yet."""
         attempts = self._record.attempts
         cause = attempts[-1][1] if attempts and phase is Phase.CONNECT else (kind or Kind.UNAVAILABLE).word
-        self._loop.call_soon(self._cut, Outcome(cause, phase))
+        self.loop.call_soon(self._cut, Outcome(cause, phase))
 
     # ---- the relay
 
@@ -303,10 +302,7 @@ class TcpSession:
         poller.hand_over(self._client_fd, upload.event)
         poller.hand_over(self._upstream_fd, download.event)
         self._expire_at(now + min(SETTLED, self.listener.idle))
-        if self._first:
-            upload.begin(self._first)
-        if self._client_spoke and upload.state is OPEN:
-            upload.pump(ENDING)
+        upload.begin(self._first, self._client_spoke)
         if events & READABLE and download.state is OPEN:
             download.pump(events & ENDING)
 
@@ -331,7 +327,7 @@ class TcpSession:
     def grow_up(self) -> None:
         """From now on with a timer."""
         if self._deadline is None and self.stage is not _ENDED:
-            self._deadline = Deadline(self._loop, self._expired)
+            self._deadline = Deadline(self.loop, self._expired)
             self._deadline.set(self._until)
 
     def _expired(self) -> None:

@@ -26,7 +26,7 @@ from edgeproxy.codec.h1 import CHUNKED, ResponseDecoder, encode_chunk, encode_la
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.sockets import Poller
-from edgeproxy.net.transport import SocketTransport
+from edgeproxy.net.transport import Receiver, SocketTransport
 from edgeproxy.upstream.pool import Member
 
 MAX_RESPONSE_HEAD = 64 * 1024
@@ -58,7 +58,7 @@ class Stage(IntEnum):
 _IDLE, _WAIT, _HEAD, _BODY, _DONE, _CLOSED = Stage  # plain locals: an enum's attribute costs on every read
 
 
-class Channel(asyncio.Protocol):
+class Channel(Receiver):
     __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_request",
                  "_keep_alive", "_interims", "_timeout")
 

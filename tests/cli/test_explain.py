@@ -87,8 +87,8 @@ not        admin: is for listener inner
 
 def test_options_may_stand_anywhere(tmp_path: Path) -> None:
     (tmp_path / "conf.yaml").write_text(CONF)
-    done = edgeproxy("explain", "POST", "-H", "a: b", "-c", "conf.yaml", "http://a.example.com:8080/api", "--from", "::1",
-                     cwd=tmp_path)
+    done = edgeproxy("explain", "POST", "-H", "a: b", "-c", "conf.yaml", "http://a.example.com:8080/api",
+                     "--from", "::1", cwd=tmp_path)
     assert done.status == 0 and "\nroute      api " in done.out
     assert done.out.startswith("request    POST http://a.example.com:8080/api from ::1\n")
 

@@ -14,25 +14,25 @@ pure: Any = importlib.import_module("edgeproxy.codec._pure")
 headers: Any = importlib.import_module("edgeproxy.codec.headers")
 
 
-@settings(max_examples=1500)
+@settings(max_examples=600)
 @given(requests())
 def test_requests(raw: bytes) -> None:
     assert read_request(native, raw) == read_request(pure, raw)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(requests(), st.integers(10, 120), st.integers(0, 6))
 def test_requests_near_the_limits(raw: bytes, max_head: int, max_fields: int) -> None:
     assert read_request(native, raw, max_head, max_fields) == read_request(pure, raw, max_head, max_fields)
 
 
-@settings(max_examples=800)
+@settings(max_examples=400)
 @given(responses(), st.booleans())
 def test_responses(raw: bytes, head_request: bool) -> None:
     assert read_response(native, raw, head_request) == read_response(pure, raw, head_request)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(responses(), st.integers(10, 80), st.integers(0, 6))
 def test_responses_near_the_limits(raw: bytes, max_head: int, max_fields: int) -> None:
     assert read_response(native, raw, False, max_head, max_fields) == read_response(pure, raw, False, max_head, max_fields)
@@ -45,14 +45,14 @@ def end_of_head(leaf: Any, data: bytes, start: int) -> Any:
         return why.args
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.one_of(requests(), responses()), st.integers(0, 200))
 def test_where_heads_end(raw: bytes, start: int) -> None:
     start = min(start, len(raw))
     assert end_of_head(native, raw, start) == end_of_head(pure, raw, start)
 
 
-@settings(max_examples=800)
+@settings(max_examples=400)
 @given(st.data())
 def test_chunked_bodies(data: st.DataObject) -> None:
     raw = data.draw(chunked_bodies())

@@ -20,9 +20,12 @@ CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*.yaml"))
 TEXTS = [path.read_text(encoding="utf-8") for path in FILES]
 WORDS = sorted({word for text in TEXTS for word in re.findall(r"[\w./:*$-]+|\S", text)})
-ODD = ["", "~", "null", "-1", "0", "99999999999999999999", "5x", "1e999", "nan", "*a", "&a", "&a [*a]", "!!int 3", "<<", "? ", "---\n",
-       "\t", "'", '"', "[", "]", "{", "}", "${X}", "${X:-", "$${", "\x00", "\x85", "\u2028", "\ufeff", "\ud7ff", "😀", "ä", "::", ":",
-       "unix:", "[::1]:80", "fe80::1%x:1", "regex: (", "(?i)", "a{9999999999}", "{hash: {header: x}}", '"\\ud800"', '"\\U00110000"']
+ODD = ["", "~", "null", "-1", "0", "99999999999999999999", "5x", "1e999", "nan", "*a", "&a", "&a [*a]", "!!int 3",
+       "<<", "? ", "---\n",
+       "\t", "'", '"', "[", "]", "{", "}", "${X}", "${X:-", "$${", "\x00", "\x85", "\u2028", "\ufeff", "\ud7ff", "😀",
+       "ä", "::", ":",
+       "unix:", "[::1]:80", "fe80::1%x:1", "regex: (", "(?i)", "a{9999999999}", "{hash: {header: x}}", '"\\ud800"',
+       '"\\U00110000"']
 
 
 def answer(text: str) -> Loaded | None:
@@ -37,7 +40,7 @@ def answer(text: str) -> Loaded | None:
         lines = nodes._BREAK.split(text.removeprefix("\ufeff"))
         assert all(problem.line <= len(lines) for problem in error.problems)
         return None
-    assert [str(warning) for warning in warnings(loaded.config, loaded.places)] is not None
+    assert all(str(warning) for warning in warnings(loaded.config, loaded.places))
     assert not delta(loaded.config, loaded.config)
     return loaded
 
@@ -45,7 +48,8 @@ def answer(text: str) -> Loaded | None:
 @pytest.fixture(params=["libyaml", "python"])
 def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "python":
-        pure = type("Pure", (yaml.BaseLoader,), {key: value for key, value in vars(nodes._Loader).items() if key != "__doc__"})
+        pure = type("Pure", (yaml.BaseLoader,),
+                    {key: value for key, value in vars(nodes._Loader).items() if key != "__doc__"})
         monkeypatch.setattr(nodes, "_Loader", pure)
     elif not hasattr(yaml, "CBaseLoader"):
         pytest.skip("no libyaml here")
@@ -93,8 +97,10 @@ def mutated(text: str, rng: random.Random) -> str:
     parts = re.split(r"([\w./:*$-]+)", text)
     for _ in range(rng.randint(1, 6)):
         position = rng.randrange(len(parts))
-        edit: Callable[[], str] = rng.choice([lambda: rng.choice(ODD), lambda: rng.choice(WORDS), lambda: "", lambda: "\n",
-                                              lambda: parts[rng.randrange(len(parts))] * 2, lambda: chr(rng.randrange(0xD800))])
+        edit: Callable[[],
+                       str] = rng.choice([lambda: rng.choice(ODD), lambda: rng.choice(WORDS), lambda: "", lambda: "\n",
+                                              lambda: parts[rng.randrange(len(parts))] * 2,
+                                              lambda: chr(rng.randrange(0xD800))])
         parts[position] = edit()
     return "".join(parts)
 
@@ -108,15 +114,16 @@ def test_many_mutations_with_both_parsers() -> None:
 
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("text", [
-    "[" * 100_000, "- " * 100_000, "{a: " * 100_000, "? " * 100_000, "- - " * 50_000 + "[" * 50_000, "a: &x [*x]", '"\\ud800"',
-    'listeners: {web: {bind: "\\ud800", protocol: http}}', 'listeners: "\\U00110000"',
+    "[" * 100_000, "- " * 100_000, "{a: " * 100_000, "? " * 100_000, "- - " * 50_000 + "[" * 50_000, "a: &x [*x]",
+    '"\\ud800"', 'listeners: {web: {bind: "\\ud800", protocol: http}}', 'listeners: "\\U00110000"',
 ])
 def test_what_parsers_stumble_over(text: str) -> None:
     assert answer(text) is None
 
 
 def test_aliases_cannot_multiply() -> None:
-    bomb = "a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True))
+    bomb = "a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old,
+                                   new in zip("abcdefg", "bcdefgh", strict=True))
     with pytest.raises(ConfigError, match="aliases make this more than 1000000 values"):
         read_text(bomb)
 

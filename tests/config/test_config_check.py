@@ -48,7 +48,7 @@ def test_listeners_and_routes_without_each_other() -> None:
     assert warned('listeners: {db: {bind: ":5432", protocol: tcp, service: app}}\n' + SERVICES + "routes: [{service: app}]") == [
         "c.yaml:3:10: warning: there are routes, but no http listener that could use them"]
     assert warned(LISTENERS + SERVICES + "routes: [{service: app, listeners: [web]}]") == [
-        'c.yaml:1:50: warning: no route is for the listener "other": it answers 404 to everything']
+        'c.yaml:1:51: warning: no route is for the listener "other": it answers 404 to everything']
     assert warned('listeners: {db: {bind: ":5432", protocol: tcp, service: app}}\n' + SERVICES) == []
 
 
@@ -60,7 +60,7 @@ services:
 routes:
 - {service: [{name: a, weight: 0}, {name: b, weight: 0}]}
 - {service: [{name: a, weight: 0}, {name: b, weight: 1}], path: /b}
-""") == ["c.yaml:3:19: warning: every weight is 0: no endpoint of this service takes anything",
+""") == ["c.yaml:3:18: warning: every weight is 0: no endpoint of this service takes anything",
          "c.yaml:6:13: warning: every weight is 0: requests on this route are answered 500"]
 
 
@@ -68,12 +68,16 @@ SHADOWED = 'warning: this route can never win: the route "first" comes first and
 
 
 @pytest.mark.parametrize(("first", "second"), [
-    ("{}", "{path: {regex: ^/x}}"), ("{host: a.b}", "{host: a.b, path: {regex: x}}"), ("{path: /api}", "{path: {regex: '^/api/v[0-9]+'}}"),
+    ("{}", "{path: {regex: ^/x}}"), ("{host: a.b}", "{host: a.b, path: {regex: x}}"),
+    ("{path: /api}", "{path: {regex: '^/api/v[0-9]+'}}"),
     ("{path: /api}", "{path: {regex: '^/api/'}, methods: [GET]}"), ("{path: /a.b}", "{path: {regex: '^/a\\.b/'}}"),
-    ("{methods: [GET, HEAD]}", "{methods: [GET]}"), ("{methods: [GET, HEAD]}", "{path: {regex: x}, methods: [HEAD]}"),
-    ("{headers: {a: b}}", "{headers: {a: b, c: d}, path: {regex: x}}"), ("{query: {a: b}}", "{query: {a: b}, path: {regex: x}}"),
-    ("{path: {regex: ^/}}", "{path: {regex: ^/x}}"), ("{path: {regex: .*}}", "{path: {regex: ^/x}, headers: {a: b}}"),
-    ("{}", "{path: {regex: ^/x}, listeners: [web]}"), ("{host: [a.b, c.d]}", "{host: [c.d, a.b], path: {regex: x}}"),
+    ("{methods: [GET, HEAD]}", "{methods: [GET]}"),
+    ("{methods: [GET, HEAD]}", "{path: {regex: x}, methods: [HEAD]}"),
+    ("{headers: {a: b}}", "{headers: {a: b, c: d}, path: {regex: x}}"),
+    ("{query: {a: b}}", "{query: {a: b}, path: {regex: x}}"), ("{path: {regex: ^/}}", "{path: {regex: ^/x}}"),
+    ("{path: {regex: .*}}", "{path: {regex: ^/x}, headers: {a: b}}"),
+    ("{}", "{path: {regex: ^/x}, listeners: [web]}"),
+    ("{host: [a.b, c.d]}", "{host: [c.d, a.b], path: {regex: x}}"),
     ("{listeners: [web, other]}", "{path: {regex: ^/x}}"),
 ])
 def test_routes_that_never_win(first: str, second: str) -> None:
@@ -83,12 +87,15 @@ def test_routes_that_never_win(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [
-    ("{path: /api}", "{path: {regex: '^/api'}}"), ("{path: /api}", "{path: {regex: '^/api/?x'}}"), ("{path: /api}", "{path: {regex: '/api/x'}}"),
-    ("{path: /api}", "{path: {regex: '^/api/x|^/y'}}"), ("{path: /api}", "{path: {regex: '^/(api/x)'}}"), ("{host: a.b}", "{path: {regex: x}}"),
-    ("{}", "{host: a.b, path: {regex: x}}"), ("{methods: [GET]}", "{path: {regex: x}}"), ("{headers: {a: b}}", "{path: {regex: x}, headers: {a: c}}"),
-    ("{methods: [GET]}", "{methods: [GET, HEAD]}"), ("{methods: [GET, HEAD]}", "{methods: [GET], headers: {a: b}}"),
-    ("{path: {regex: ^/x}}", "{path: {regex: ^/}}"), ("{listeners: [web]}", "{path: {regex: x}}"), ("{host: a.b}", "{host: [a.b, c.d], path: {regex: x}}"),
-    ("{path: {exact: /x}}", "{path: /x}"), ("{listeners: [web]}", "{listeners: [other]}"),
+    ("{path: /api}", "{path: {regex: '^/api'}}"), ("{path: /api}", "{path: {regex: '^/api/?x'}}"),
+    ("{path: /api}", "{path: {regex: '/api/x'}}"), ("{path: /api}", "{path: {regex: '^/api/x|^/y'}}"),
+    ("{path: /api}", "{path: {regex: '^/(api/x)'}}"), ("{host: a.b}", "{path: {regex: x}}"),
+    ("{}", "{host: a.b, path: {regex: x}}"), ("{methods: [GET]}", "{path: {regex: x}}"),
+    ("{headers: {a: b}}", "{path: {regex: x}, headers: {a: c}}"), ("{methods: [GET]}", "{methods: [GET, HEAD]}"),
+    ("{methods: [GET, HEAD]}", "{methods: [GET], headers: {a: b}}"),
+    ("{path: {regex: ^/x}}", "{path: {regex: ^/}}"), ("{listeners: [web]}", "{path: {regex: x}}"),
+    ("{host: a.b}", "{host: [a.b, c.d], path: {regex: x}}"), ("{path: {exact: /x}}", "{path: /x}"),
+    ("{listeners: [web]}", "{listeners: [other]}"),
 ])
 def test_routes_that_may_win(first: str, second: str) -> None:
     rest = "- {service: app, host: x.y, path: /rest}\n"

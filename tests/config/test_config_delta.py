@@ -23,7 +23,8 @@ def test_nothing() -> None:
 
 
 def test_everything() -> None:
-    old = config(", {service: app, path: /old}, {service: app, path: /x}", ", gone: {}, kept: {balance: random, endpoints: ['10.0.0.3:80']}",
+    old = config(", {service: app, path: /old}, {service: app, path: /x}",
+                 ", gone: {}, kept: {balance: random, endpoints: ['10.0.0.3:80']}",
                  ", old: {bind: ':81', protocol: http}")
     new = config(", {service: app, path: /new}, {service: kept, path: /x, timeouts: {total: 1s}}",
                  ", kept: {pool: {idle: 1}, endpoints: [{address: '10.0.0.3:80', weight: 2}, '10.0.0.4:80']}, more: {}",

@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_read_is_not_the_fault_of_the_others(here: Write) 
     here("b.yaml", SERVICES + "routes: [")
     assert told("a.yaml", "b.yaml", "c.yaml") == """\
 a.yaml:3:1: unknown key "odd"; known here: listeners, routes, services, access_log, shutdown
-b.yaml:2:9: expected a value here
+b.yaml:2:10: expected a value here
 c.yaml: no such file or directory"""
 
 
@@ -90,7 +90,8 @@ def test_what_cannot_be_read(here: Write) -> None:
     here("utf16.yaml", LISTENERS.encode("utf-16"))
     here("picture.yaml", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x01\x00\x00\x00\x01\x00\x08\x06")
     os.symlink("loop.yaml", "loop.yaml")
-    assert told("empty", "other", "none.yaml", "latin.yaml", "latin.yaml/x", "utf16.yaml", "picture.yaml", "loop.yaml", "a\0b", "x" * 300) == (
+    assert told("empty", "other", "none.yaml", "latin.yaml", "latin.yaml/x", "utf16.yaml", "picture.yaml", "loop.yaml",
+                "a\0b", "x" * 300) == (
         "empty: no *.yaml in this directory\n"
         "none.yaml: no such file or directory\n"
         "other: no *.yaml in this directory; rename x.yml to x.yaml\n"
@@ -118,7 +119,8 @@ def test_an_endless_file() -> None:
 def test_only_empty_files(here: Write) -> None:
     here("a.yaml", "")
     here("b.yaml", "# nothing\n---\n")
-    assert told("a.yaml", "b.yaml") == "a.yaml: this file is empty; the smallest useful one has listeners, routes and services"
+    assert told("a.yaml",
+                "b.yaml") == "a.yaml: this file is empty; the smallest useful one has listeners, routes and services"
 
 
 def test_listeners_missing_in_all_files(here: Write) -> None:

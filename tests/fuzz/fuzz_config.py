@@ -1,7 +1,7 @@
 """Fuzzes the configuration: any bytes give a configuration or a ConfigError.
 
-With atheris (the extra `fuzz`): `python tests/fuzz/fuzz_config.py -max_total_time=60 corpus/`. Without it the same target
-runs over random changes of the example files, for as many seconds as `-max_total_time` says.
+With atheris (the extra `fuzz`): `python tests/fuzz/fuzz_config.py -max_total_time=60 corpus/`. Without it the same
+target runs over random changes of the example files, for as many seconds as `-max_total_time` says.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 try:
-    import atheris
+    import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 except ImportError:
     atheris = None
 

@@ -11,12 +11,12 @@ import pytest
 import uvloop
 
 from edgeproxy.net.sockets import Poller
-from edgeproxy.net.transport import HIGH_WATER, SocketTransport
+from edgeproxy.net.transport import HIGH_WATER, Receiver, SocketTransport
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-class Recorder(asyncio.Protocol):
+class Recorder(Receiver):
     """Keeps what the transport tells; `news` is set at each event."""
 
     def __init__(self, keep_open: bool = False) -> None:

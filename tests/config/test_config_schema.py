@@ -1,0 +1,165 @@
+"""The JSON Schema and the reference page: made from the model, up to date, and of one mind with the loader."""
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from edgeproxy.config import model, reference, schema
+from edgeproxy.config.check import warnings
+from edgeproxy.config.load import ConfigError, load_text, read
+from edgeproxy.config.shapes import MapOf
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "conf").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    document = schema.json_schema()
+    jsonschema.Draft202012Validator.check_schema(document)
+    return jsonschema.Draft202012Validator(document)
+
+
+def test_schema_file_is_up_to_date() -> None:
+    path = ROOT / "conf" / schema.FILE
+    assert path.read_text(encoding="utf-8") == schema.text(), "python -m edgeproxy.config.schema > conf/edgeproxy.schema.json"
+
+
+def test_reference_page_is_up_to_date() -> None:
+    path = ROOT / "docs" / "reference.md"
+    assert path.read_text(encoding="utf-8") == reference.page(), "python -m edgeproxy.config.reference > docs/reference.md"
+
+
+@pytest.mark.parametrize("shape", schema.all_maps(), ids=lambda shape: shape.kind.__name__)
+def test_every_key_says_what_it_is(shape: MapOf) -> None:
+    assert all(schema.doc_of(shape.kind, part.name) for part in shape.parts.values())
+
+
+def test_every_field_of_the_model_can_be_written() -> None:
+    reached = {shape.kind: {part.name for part in shape.parts.values()} for shape in schema.all_maps()}
+    marks = {model.Form, model.Key, model.Only, model.OneOrList}
+    special = {model.Bind, model.PathMatch, model.Balance}  # short forms; test_config_values.py writes all of them
+    for kind in vars(model).values():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in marks | special:
+            names = {field.name for field in dataclasses.fields(kind)}
+            names -= {"name"} if kind in (model.Listener, model.Service) else set()
+            names -= {"host", "port", "path"} if kind is model.EndpointAddress else set()
+            assert names <= reached[kind], kind
+
+
+def test_defaults_of_the_schema_are_those_of_the_model() -> None:
+    """Every default, written into a file, gives what leaving it out gives."""
+    document = schema.json_schema()["$defs"]
+    listener: dict[str, Any] = {"bind": ":80", "protocol": "http"}
+    service: dict[str, Any] = {"endpoints": [{"address": "10.0.0.1:80", **defaults(document["EndpointAddress"])}]}
+    route: dict[str, Any] = {**defaults(document["Route"]), "service": "s"}
+    for target, kinds in ((listener, {"limits": "ListenerLimits", "timeouts": "ListenerTimeouts"}),
+                          (route, {"timeouts": "RouteTimeouts", "retry": "Retry"}),
+                          (service,
+                           {"eject": "Eject", "limits": "ServiceLimits", "timeouts": "ServiceTimeouts",
+                            "pool": "PoolLimits"})):
+        target.update({key: defaults(document[kind]) for key, kind in kinds.items()})
+    listener["timeouts"].pop("half_closed")  # tcp only
+    service |= defaults(document["Service"])
+    written = {"listeners": {"l": listener}, "routes": [route], "services": {"s": service},
+               "access_log": defaults(document["AccessLog"]),
+               "shutdown": defaults(document["Shutdown"])}
+    short = 'listeners: {l: {bind: ":80", protocol: http}}\nroutes: [{service: s}]\nservices: {s: {endpoints: ["10.0.0.1:80"]}}'
+    assert load_text(json.dumps(written)) == load_text(short)
+
+
+def defaults(definition: dict[str, Any]) -> dict[str, Any]:
+    return {key: value["default"] for key, value in definition["properties"].items() if "default" in value}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_load_without_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADDRESS", "PORT", "BACKEND", "CONNECT_TIMEOUT", "AT_ONCE", "LOG_FORMAT"):
+        monkeypatch.delenv(name, raising=False)
+    loaded = read([path])
+    assert warnings(loaded.config, loaded.places) == []
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first == f"# yaml-language-server: $schema={schema.FILE}"
+    assert (path.parent / schema.FILE).is_file()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_fit_the_schema(path: Path, validator: Any) -> None:
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))] == []
+
+
+GOOD: dict[str, Any] = {
+    "listeners": {
+        "web": {"bind": [":80", "unix:/run/e.sock"], "protocol": "http", "trusted_proxies": ["10.0.0.0/8"],
+                "limits": {"connections": 5, "header": "64KiB", "body": "${BODY:-0}"},
+                "timeouts": {"idle": "75s", "tunnel": 0}},
+        "db": {"bind": "127.0.0.1:5432", "protocol": "tcp", "service": "app", "timeouts": {"half_closed": 1.5}}},
+    "routes": [
+        {"service": "app"}, {"service": ["app", {"name": "app2", "weight": 0}], "path": "/x"},
+        {"path": {"exact": "/ping"}, "respond": {"status": 200, "body": "pong"}},
+        {"host": ["a.b", "*.c"], "redirect": {"scheme": "https"}},
+        {"path": {"regex": "^/(x)"}, "service": "app", "rewrite": {"path": "/$1"}, "headers": {"x": 1},
+         "retry": {"when": ["connect", 503]},
+         "request_headers": {"set": {"a": "b"}, "remove": ["c"]}}],
+    "services": {
+        "app": {"endpoints": ["10.0.0.1:80", {"address": "10.0.0.2:80", "weight": "${W:-2}", "backup": True}],
+                "balance": "least-conn",
+                "eject": {"failures": 3, "for": "10s"}},
+        "app2": {"balance": {"hash": {"header": "x-user"}}, "endpoints": []}, "app3": {"balance": {"hash": "path"}}},
+    "access_log": {"path": "-", "format": "off"}, "shutdown": {"drain": "30s"},
+}
+
+Way = tuple[str | int, ...]
+
+
+def test_a_good_file_is_good_for_both(validator: Any) -> None:
+    assert [error.message for error in validator.iter_errors(GOOD)] == []
+    load_text(json.dumps(GOOD), env={})
+
+
+@pytest.mark.parametrize(("way", "value"), [
+    (("odd",), 1), (("listeners", "web", "odd"), 1), (("listeners", "web", "protocol"), "https"),
+    (("listeners", "web", "bind"), []), (("listeners", "web", "bind"), {}),
+    (("listeners", "web", "service"), "app"), (("listeners", "db", "trusted_proxies"), ["10.0.0.0/8"]),
+    (("listeners", "web", "limits", "header"), "64KB"), (("listeners", "web", "limits", "header"), 0),
+    (("listeners", "web", "limits", "headers"), -1), (("listeners", "web", "timeouts", "header"), "5x"),
+    (("listeners", "web", "timeouts", "header"), 0), (("listeners", "web", "timeouts", "idle"), -1),
+    (("listeners", "a b"), {"bind": ":1", "protocol": "http"}), (("listeners", "web"), {"bind": ":1"}),
+    (("listeners", "db"), {"bind": ":1", "protocol": "tcp"}), (("routes", 0), {}),
+    (("routes", 0), {"service": "app", "respond": {}}), (("routes", 0, "service"), []),
+    (("routes", 0, "service"), {"nam": "app"}), (("routes", 0, "path"), {"exact": "/", "prefix": "/"}),
+    (("routes", 0, "path"), {"odd": "/"}), (("routes", 0, "methods"), "GET"), (("routes", 0, "headers"), ["a"]),
+    (("routes", 0, "headers"), {"a": None}), (("routes", 0, "host"), []), (("routes", 0, "retry"), {"attempts": 0}),
+    (("routes", 0, "retry"), {"when": [200]}), (("routes", 0, "retry"), {"when": ["conect"]}),
+    (("routes", 2, "respond", "status"), 100), (("routes", 3, "redirect", "status"), 300),
+    (("routes", 3, "redirect", "port"), 0), (("routes", 1, "service", 1, "weight"), -1),
+    (("services", "app", "balance"), "hash"), (("services", "app", "balance"), {"hash": {}}),
+    (("services", "app", "balance"), {"hash": {"header": "a", "cookie": "b"}}),
+    (("services", "app", "balance"), {"hash": "header"}), (("services", "app", "endpoints"), "10.0.0.1:80"),
+    (("services", "app", "endpoints", 0), {}), (("services", "app", "endpoints", 1, "weight"), 1.5),
+    (("services", "app", "endpoints", 1, "backup"), "yes"), (("services", "app", "health"), {}),
+    (("services", "app", "eject", "duration"), "1s"), (("services", "app"), None),
+    (("access_log", "format"), "xml"), (("shutdown",), "30s"), (("listeners",), None),
+])
+def test_what_is_wrong_is_wrong_for_both(validator: Any, way: Way, value: object) -> None:
+    document = copy.deepcopy(GOOD)
+    target: Any = document
+    for key in way[:-1]:
+        target = target[key]
+    target[way[-1]] = value
+    assert not validator.is_valid(document)
+    with pytest.raises(ConfigError):
+        load_text(json.dumps(document), env={})
+
+
+def test_words_of_the_model_are_those_of_the_schema() -> None:
+    balance = schema.json_schema()["$defs"]["Service"]["properties"]["balance"]["anyOf"][0]["anyOf"][0]["enum"]
+    assert [*balance, "hash"] == list(get_args(model.BalanceKind))
+    assert set(schema.json_schema()["$defs"]["Route"]["properties"]) == set(get_type_hints(model.Route))
