@@ -1,4 +1,4 @@
-"""Raw sockets: those that listen, the options of those that dial, addresses as text, and who is told when one is ready.
+"""Raw sockets: those that listen, the options of those that dial, addresses as text.
 
 Rules: every socket here is non-blocking. What accepted sockets need (TCP_NODELAY, keepalive) is set on the listening
 socket, because Linux hands it on to them and a connection then costs no system call for it. What goes wrong at a bind
@@ -6,21 +6,15 @@ becomes one `BindError` that names the place and the remedy.
 """
 from __future__ import annotations
 
-import asyncio
 import errno
-import logging
 import os
-import select
 import socket
 import stat
 import struct
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from edgeproxy.config.model import Bind
-
-_log = logging.getLogger("edgeproxy")
 
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 KEEPALIVE = 60  # seconds of silence before the first probe
@@ -220,120 +214,3 @@ def peer_name(address: Any) -> str:
         return "unix:"
     host: str = address[0]
     return host[7:] if host.startswith("::ffff:") and "." in host else host
-
-
-# ---- readiness
-
-READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-WRITABLE = int(select.EPOLLOUT)
-ENDING = select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""A short read does not mean that nothing is left: an end, an error or an urgent mark stands behind the bytes."""
-DEAD = select.EPOLLHUP | select.EPOLLERR
-BROKEN = int(select.EPOLLERR)
-
-_EDGES = (select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET) & 0xFFFFFFFF
-_ROUNDS, _BATCH = 4, 64  # a turn of the loop is held for at most 256 events
-
-
-class Poller:
-    """Tells watchers of raw sockets about *changes* of readiness (edge-triggered), by an epoll of its own in the loop.
-
-    Why not `loop.add_reader`: a watcher there costs uvloop four system calls to add, three to remove and one to switch
-    between reading and writing; here a connection costs one in its whole life. A relay of one short connection took
-    59 µs of CPU that way and 42 µs this way (HAProxy 33), and both loops behave alike.
-
-    Rules for watchers: a call is a hint that something changed, so act until the kernel says EAGAIN or a read came up
-    short (see ENDING); a readiness that was told and not used is not told again. `forget` before the descriptor is
-    closed. `again` is for who must stop in the middle so that others get their turn.
-    """
-
-    __slots__ = ("now", "turning", "unsent", "_loop", "_epoll", "_register", "_watchers", "_fresh", "_again", "_turn_booked")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now = monotonic()
-        """When the present turn began: a clock that costs nothing."""
-        self.turning = False
-        """Watchers are being called. What they write may wait in `unsent` until they all were."""
-        self.unsent: list[Callable[[], None]] = []
-        """Called, in order, when the events at hand are dealt with. Sent one by one between other work, each small
-        write finds its peer asleep again and pays for waking it; sent in a row they find it awake. Measured with
-        keep-alive requests on one core each for proxy and peers: 27 µs of CPU a request without, 15 µs with."""
-        self._loop = loop
-        self._epoll = select.epoll()
-        self._register = self._epoll.register
-        self._watchers: dict[int, Callable[[int], None]] = {}
-        # A descriptor closed in this turn may be handed out again at once, while an event of its former owner is still
-        # on the list: who registers becomes a watcher only when the list is done.
-        self._fresh: dict[int, Callable[[int], None]] = {}
-        self._again: dict[Callable[[], None], None] = {}
-        self._turn_booked = False
-        loop.add_reader(self._epoll.fileno(), self._turn)
-
-    def watch(self, fd: int, watcher: Callable[[int], None]) -> None:
-        """Call `watcher(events)` at every change from now on, and once if `fd` is ready already. Raises OSError."""
-        self._register(fd, _EDGES)
-        self._fresh[fd] = watcher
-
-    def hand_over(self, fd: int, watcher: Callable[[int], None]) -> None:
-        """Another watcher for a descriptor that is watched already; it finds out itself what is ready now."""
-        (self._fresh if fd in self._fresh else self._watchers)[fd] = watcher
-
-    def forget(self, fd: int) -> None:
-        """No call for `fd` any more. The kernel's own record goes when the descriptor is closed."""
-        if self._watchers.pop(fd, None) is None:
-            self._fresh.pop(fd, None)
-
-    def again(self, work: Callable[[], None]) -> None:
-        """Call `work` in the next turn of the loop, once."""
-        self._again[work] = None
-        if not self._turn_booked:
-            self._turn_booked = True
-            self._loop.call_soon(self._unfinished)
-
-    def close(self) -> None:
-        if not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
-            self._watchers.clear()
-            self._fresh.clear()
-            self._again.clear()
-
-    def _turn(self) -> None:
-        watchers, fresh, poll = self._watchers, self._fresh, self._epoll.poll
-        self.now = monotonic()
-        for _ in range(_ROUNDS):
-            if fresh:
-                watchers.update(fresh)
-                fresh.clear()
-            events = poll(0, _BATCH)
-            self.turning = True
-            for fd, event in events:
-                watcher = watchers.get(fd)
-                if watcher is not None:
-                    try:
-                        watcher(event)
-                    except Exception:  # the events behind this one would be lost: they are told only once
-                        _log.exception("internal error on descriptor %d; please report it", fd)
-            self.turning = False
-            if self.unsent:
-                self._send()
-            if len(events) < 2:  # asking again costs less than going round through the loop, but not if it is idle
-                return
-
-    def _send(self) -> None:
-        work, self.unsent = self.unsent, []
-        for send in work:
-            try:
-                send()
-            except Exception:
-                _log.exception("internal error while sending; please report it")
-
-    def _unfinished(self) -> None:
-        self._turn_booked = False
-        self.now = monotonic()
-        work, self._again = self._again, {}
-        for resume in work:
-            try:
-                resume()
-            except Exception:
-                _log.exception("internal error while a relay went on; please report it")

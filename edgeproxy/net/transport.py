@@ -17,7 +17,7 @@ import logging
 import socket
 from collections import deque
 
-from edgeproxy.net.sockets import BROKEN, ENDING, READABLE, WRITABLE, Poller
+from edgeproxy.net.poller import BROKEN, ENDING, READABLE, WRITABLE, Poller
 
 _log = logging.getLogger("edgeproxy")
 

@@ -2,8 +2,8 @@
 
 Rules: only this module writes the health fields of `EndpointState`; `ready` is set by `_derive` alone. What counts as a
 failure is decided by the caller (connect failures, resets before the first byte, timeouts, 502/503/504). Failures count
-while none of them is older than `within` and no success lies between them: otherwise a busy endpoint that fails one
-request in a thousand would be taken out.
+while they are not older than `within`, whatever succeeded in between: an endpoint that fails every second request is
+no good either. A success after an ejection ends the row of ejections.
 """
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class PassiveHealth:
         return True
 
     def succeeded(self, state: EndpointState, now: float) -> None:
-        """Take in a success: nothing before it counts any more. One that began before an ejection doesn't lift it."""
+        """Take in a success: the next ejection is the first of a row again. One that began before an ejection is no
+        sign of recovery."""
         if state.ready:
-            state.failures = []
             state.ejections = 0
 
     def restore(self, state: EndpointState, now: float) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from edgeproxy.config import model
-from edgeproxy.net.sockets import Poller
+from edgeproxy.net.poller import Poller
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.session.acceptor import Acceptor, ConnectionLimit, descriptor_budget
 from edgeproxy.session.http1 import Http1Session, HttpListener

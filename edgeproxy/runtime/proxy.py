@@ -18,7 +18,8 @@ from typing import Any
 from edgeproxy.config.delta import delta
 from edgeproxy.config.load import ConfigError
 from edgeproxy.config.model import Config
-from edgeproxy.net.sockets import BindError, Poller
+from edgeproxy.net.poller import Poller
+from edgeproxy.net.sockets import BindError
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.runtime.listener import Listener
 from edgeproxy.runtime.registry import Registry

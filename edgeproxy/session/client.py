@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgeproxy.codec._leaf import Edits, Forward, ResponseHead
 from edgeproxy.errors import Outcome
-from edgeproxy.net.sockets import Poller
+from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.session.reply import Reply
 

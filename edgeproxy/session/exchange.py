@@ -282,7 +282,10 @@ class Exchange:
         head, route = self.head, self._route
         assert head is not None and route is not None
         edits = None if route.request_edits is None else self._snapshot.edits[route.name][0]
-        data = head.outbound(self.session.forward, self.request_id.encode(), self._target, route.rewrite_host, edits)
+        host = route.rewrite_host
+        if not head.minor and not head.authority and host is None:  # HTTP/1.0 may lack one, HTTP/1.1 may not
+            host = channel.member.address.encode() if not channel.member.endpoint.path else b"localhost"
+        data = head.outbound(self.session.forward, self.request_id.encode(), self._target, host, edits)
         self._channel = channel
         self._stage = _AWAITING
         self._since = now
@@ -319,7 +322,7 @@ class Exchange:
             service.failed(member, Kind.STATUS)
             if self._retried(ProxyError(Kind.STATUS, f"status {status}"), status):
                 return
-        elif member.failures or member.ejections:
+        elif member.ejections:
             service.succeeded(member)
         if service.least_latency:
             observe(member, self.first_byte_s, now)

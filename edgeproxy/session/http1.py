@@ -30,7 +30,7 @@ from edgeproxy.codec.h1 import RequestDecoder, encode_chunk, encode_last_chunk
 from edgeproxy.config import model
 from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
-from edgeproxy.net.sockets import Poller
+from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import Receiver, SocketTransport
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.session.pace import Pace

@@ -15,7 +15,7 @@ import socket
 from enum import IntEnum
 from typing import Protocol
 
-from edgeproxy.net.sockets import BROKEN, ENDING, READABLE, WRITABLE, Poller
+from edgeproxy.net.poller import BROKEN, ENDING, READABLE, WRITABLE, Poller
 
 SIZE = 256 * 1024
 BULK = 64 * 1024  # a read of this much is the middle of something large: from here on by splice

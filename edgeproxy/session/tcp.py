@@ -27,7 +27,8 @@ from time import monotonic
 from edgeproxy.config import model
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
-from edgeproxy.net.sockets import BROKEN, DEAD, ENDING, READABLE, WRITABLE, Poller, close, keepalive, reset
+from edgeproxy.net.poller import BROKEN, DEAD, ENDING, READABLE, WRITABLE, Poller
+from edgeproxy.net.sockets import close, keepalive, reset
 from edgeproxy.session.hashing import client_key
 from edgeproxy.session.splice import OPEN, Flow
 from edgeproxy.upstream.connector import begin, settle

@@ -25,7 +25,7 @@ from edgeproxy.codec._leaf import RequestHead, ResponseHead
 from edgeproxy.codec.h1 import CHUNKED, ResponseDecoder, encode_chunk, encode_last_chunk
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.net.deadline import Deadline
-from edgeproxy.net.sockets import Poller
+from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import Receiver, SocketTransport
 from edgeproxy.upstream.pool import Member
 

@@ -200,7 +200,7 @@ class Service:
             self.wake()
 
     def succeeded(self, member: Member) -> None:
-        if member.failures or member.ejections:
+        if member.ejections:
             self._health.succeeded(member, monotonic())
 
     def failed(self, member: Member, kind: Kind) -> None:

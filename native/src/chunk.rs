@@ -195,13 +195,21 @@ mod tests {
     #[test]
     fn refusals() {
         for (body, why) in [
-            (&b"\r\n"[..], "malformed chunk size"), (b"5 \r\n", "malformed chunk size"), (b"+5\r\n", "malformed chunk size"),
-            (b"0x5\r\n", "malformed chunk size"), (b"00000000000000001\r\n", "malformed chunk size"),
-            (b"8000000000000000\r\n", "chunk size out of range"), (b"5;\r\n", "malformed chunk extension"),
-            (b"5;a=\"b\r\n", "malformed chunk extension"), (b"5; a\r\n", "malformed chunk extension"),
-            (b"5\n", "bare LF in chunked framing"), (b"5\r\r\n", "bare CR in chunked framing"),
-            (b"1\r\naa", "missing CRLF after chunk data"), (b"0\r\nA : b\r\n", "white space before the colon"),
-            (&[b'0'; 1025], "chunk line too long"), (b"0\r\nX-A: 0123456789012345678901234567890123456789012345678901234567890", "trailers too large"),
+            (&b"\r\n"[..], "malformed chunk size"),
+            (b"5 \r\n", "malformed chunk size"),
+            (b"+5\r\n", "malformed chunk size"),
+            (b"0x5\r\n", "malformed chunk size"),
+            (b"00000000000000001\r\n", "malformed chunk size"),
+            (b"8000000000000000\r\n", "chunk size out of range"),
+            (b"5;\r\n", "malformed chunk extension"),
+            (b"5;a=\"b\r\n", "malformed chunk extension"),
+            (b"5; a\r\n", "malformed chunk extension"),
+            (b"5\n", "bare LF in chunked framing"),
+            (b"5\r\r\n", "bare CR in chunked framing"),
+            (b"1\r\naa", "missing CRLF after chunk data"),
+            (b"0\r\nA : b\r\n", "white space before the colon"),
+            (&[b'0'; 1025], "chunk line too long"),
+            (b"0\r\nX-A: 0123456789012345678901234567890123456789012345678901234567890", "trailers too large"),
         ] {
             assert_eq!(run(&[body]), Err(Fault(400, why)), "{body:?}");
         }

@@ -215,8 +215,11 @@ fn put_forwarded(out: &mut Vec<u8>, request: &Request, raw: &[u8], to: &Onward, 
         put(out, &[between, &forwarding.peer, b"\r\n"]);
     }
     let known = |kind| forwarding.trusted && request.fields.iter().any(|field| field.kind == kind);
-    for (name, value, kind) in [(PROTO, &forwarding.proto[..], Kind::ForwardedProto), (PORT, &forwarding.port, Kind::ForwardedPort),
-                                (&b"X-Forwarded-Host"[..], authority, Kind::ForwardedHost)] {
+    for (name, value, kind) in [
+        (PROTO, &forwarding.proto[..], Kind::ForwardedProto),
+        (PORT, &forwarding.port, Kind::ForwardedPort),
+        (&b"X-Forwarded-Host"[..], authority, Kind::ForwardedHost),
+    ] {
         if !value.is_empty() && !known(kind) && !dropped(to.edits, name) {
             put(out, &[name, b": ", value, b"\r\n"]);
         }
@@ -333,7 +336,8 @@ mod tests {
         String::from_utf8(outbound(&request, raw, &to).unwrap()).unwrap()
     }
 
-    const RAW: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1\r\nAccept:a\r\nConnection: x-b\r\nX-B: 1\r\nX-C: 1\r\n\r\n";
+    const RAW: &[u8] =
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1\r\nAccept:a\r\nConnection: x-b\r\nX-B: 1\r\nX-C: 1\r\n\r\n";
 
     #[test]
     fn to_the_endpoint() {
@@ -365,7 +369,9 @@ mod tests {
     fn log_lines_are_escaped() {
         let raw = b"GET /\"\xe9 HTTP/1.1\r\nHost: X\r\nUser-Agent: a\tb\\\r\n\r\n";
         let request = parse_request(raw, 9999, 99).unwrap().unwrap();
-        assert_eq!(log_fields(&request, raw, b"X"),
-                   r#""method":"GET","host":"x","path":"/\"\u00e9","protocol":"HTTP/1.1","user_agent":"a\tb\\""#);
+        assert_eq!(
+            log_fields(&request, raw, b"X"),
+            r#""method":"GET","host":"x","path":"/\"\u00e9","protocol":"HTTP/1.1","user_agent":"a\tb\\""#
+        );
     }
 }

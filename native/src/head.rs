@@ -62,13 +62,15 @@ impl Kind {
             (17, b't') if is_name(name, b"transfer-encoding") => Kind::TransferEncoding,
             (18, b'p') if is_name(name, b"proxy-authenticate") => Kind::Hop,
             (19, b'p') if is_name(name, b"proxy-authorization") => Kind::Hop,
-            (12.., b'x') if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => match &name[12..].to_ascii_lowercase()[..] {
-                b"for" => Kind::ForwardedFor,
-                b"proto" => Kind::ForwardedProto,
-                b"port" => Kind::ForwardedPort,
-                b"host" => Kind::ForwardedHost,
-                _ => Kind::ForwardedOther,
-            },
+            (12.., b'x') if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
+                match &name[12..].to_ascii_lowercase()[..] {
+                    b"for" => Kind::ForwardedFor,
+                    b"proto" => Kind::ForwardedProto,
+                    b"port" => Kind::ForwardedPort,
+                    b"host" => Kind::ForwardedHost,
+                    _ => Kind::ForwardedOther,
+                }
+            }
             _ => Kind::Other,
         }
     }
@@ -85,13 +87,19 @@ impl Kind {
     #[inline]
     pub fn vouched(self) -> bool {
         use Kind::*;
-        matches!(self, Forwarded | RealIp | ForwardedFor | ForwardedProto | ForwardedPort | ForwardedHost | ForwardedOther)
+        matches!(
+            self,
+            Forwarded | RealIp | ForwardedFor | ForwardedProto | ForwardedPort | ForwardedHost | ForwardedOther
+        )
     }
 
     /// Never taken out because Connection names it.
     fn never_nominated(self) -> bool {
         self.vouched()
-            || matches!(self, Kind::Authorization | Kind::ContentLength | Kind::Expect | Kind::Host | Kind::TransferEncoding)
+            || matches!(
+                self,
+                Kind::Authorization | Kind::ContentLength | Kind::Expect | Kind::Host | Kind::TransferEncoding
+            )
     }
 
     /// Never touched by a route's edits.
@@ -133,10 +141,7 @@ fn fields(raw: &[u8], mut at: usize, max_fields: usize) -> Result<(Vec<Field>, u
     let mut list = Vec::with_capacity(16);
     loop {
         let rest = &raw[at..];
-        let mut length = 0;
-        while length < rest.len() && is_token(rest[length]) {
-            length += 1;
-        }
+        let length = token_end(rest);
         if length == 0 {
             if !rest.starts_with(b"\r\n") {
                 return Err(Stumble);
@@ -246,8 +251,19 @@ struct Survey<'a> {
 impl<'a> Survey<'a> {
     fn of(raw: &'a [u8], list: &[Field]) -> Survey<'a> {
         let mut seen = Survey {
-            host: None, hosts: 0, length: None, lengths: 0, coding: None, codings: 0, expect: None, expects: 0,
-            connections: 0, upgrades: 0, te_trailers: false, trailers: 0, forwarded_for: false,
+            host: None,
+            hosts: 0,
+            length: None,
+            lengths: 0,
+            coding: None,
+            codings: 0,
+            expect: None,
+            expects: 0,
+            connections: 0,
+            upgrades: 0,
+            te_trailers: false,
+            trailers: 0,
+            forwarded_for: false,
         };
         for field in list {
             let value = || Some(field.value(raw));
@@ -291,7 +307,15 @@ impl<'a> Survey<'a> {
     }
 
     /// Connection and Upgrade. `upgrade`: whether this message may carry one.
-    fn connection(&self, meaning: &mut Meaning, raw: &[u8], list: &mut [Field], minor: u8, upgrade: bool, status: u16) -> Judged<()> {
+    fn connection(
+        &self,
+        meaning: &mut Meaning,
+        raw: &[u8],
+        list: &mut [Field],
+        minor: u8,
+        upgrade: bool,
+        status: u16,
+    ) -> Judged<()> {
         meaning.keep_alive = minor == 1;
         if self.connections == 0 {
             return Ok(());
@@ -384,7 +408,11 @@ pub struct Request {
 
 impl Request {
     pub fn length(&self) -> i64 {
-        if self.meaning.chunked { -1 } else { self.meaning.stated.unwrap_or(0) }
+        if self.meaning.chunked {
+            -1
+        } else {
+            self.meaning.stated.unwrap_or(0)
+        }
     }
 }
 
@@ -448,7 +476,11 @@ fn request_line_fault(line: &[u8]) -> Fault {
 }
 
 fn is_version(text: &[u8]) -> bool {
-    text.len() == 8 && text.starts_with(b"HTTP/") && text[5].is_ascii_digit() && text[6] == b'.' && text[7].is_ascii_digit()
+    text.len() == 8
+        && text.starts_with(b"HTTP/")
+        && text[5].is_ascii_digit()
+        && text[6] == b'.'
+        && text[7].is_ascii_digit()
 }
 
 fn check_method(method: &[u8]) -> Judged<()> {
@@ -586,7 +618,13 @@ pub fn parse_request(raw: &[u8], max_head: usize, max_fields: usize) -> Judged<O
 type Span = (u32, u32);
 
 /// (name in Host, authority).
-fn read_host(raw: &[u8], list: &[Field], seen: &Survey, minor: u8, absolute: Option<(&[u8], Span)>) -> Judged<(Span, Span)> {
+fn read_host(
+    raw: &[u8],
+    list: &[Field],
+    seen: &Survey,
+    minor: u8,
+    absolute: Option<(&[u8], Span)>,
+) -> Judged<(Span, Span)> {
     let (value, span) = match (seen.host, absolute) {
         (Some(value), _) => {
             if seen.hosts > 1 {
@@ -723,7 +761,15 @@ pub fn parse_response(raw: &[u8], head_request: bool, max_head: usize, max_field
     seen.connection(&mut meaning, raw, &mut list, minor, true, 502)?;
     seen.framing(&mut meaning, minor, 502)?;
     let length = response_length(&mut meaning, status, head_request);
-    Ok(Some(Response { minor, status, reason: (reason as u32, (stop - 1) as u32), fields: list, meaning, length, size }))
+    Ok(Some(Response {
+        minor,
+        status,
+        reason: (reason as u32, (stop - 1) as u32),
+        fields: list,
+        meaning,
+        length,
+        size,
+    }))
 }
 
 /// RFC 9112 section 6.3. `stated` becomes what is passed on, which for HEAD and 304 describes no body.
@@ -808,12 +854,18 @@ mod tests {
         let fault = |raw: &[u8]| request(raw).unwrap_err();
         assert_eq!(fault(b"GET / HTTP/1.1\r\n\r\n"), Fault(400, "missing Host"));
         assert_eq!(fault(b"GET / HTTP/1.1\nHost: x\n\n"), Fault(400, "bare LF in a head"));
-        assert_eq!(fault(b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"), Fault(501, "unknown transfer coding"));
+        assert_eq!(
+            fault(b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"),
+            Fault(501, "unknown transfer coding")
+        );
         assert_eq!(fault(b"GET / HTTP/2.0\r\n"), Fault(505, "unsupported HTTP version"));
         assert_eq!(fault(b"\x16\x03\x01"), Fault(400, "invalid character in the method"));
         assert_eq!(fault(b"GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n"), Fault(400, "target and Host differ"));
         assert_eq!(parse_request(b"GET / HTTP/1.1\r\nA: b", 10, 9).unwrap_err(), Fault(431, "head too large"));
-        assert_eq!(parse_request(b"GET / HTTP/1.1\r\nA: b\r\nC: d\r\n", 99, 1).unwrap_err(), Fault(431, "too many fields"));
+        assert_eq!(
+            parse_request(b"GET / HTTP/1.1\r\nA: b\r\nC: d\r\n", 99, 1).unwrap_err(),
+            Fault(431, "too many fields")
+        );
     }
 
     #[test]
@@ -827,6 +879,9 @@ mod tests {
         assert_eq!(length(b"HTTP/1.1 200\r\n\r\n", false), (-2, false));
         assert_eq!(length(b"HTTP/1.1 200 \r\nTransfer-Encoding: Chunked\r\n\r\n", false), (-1, true));
         assert_eq!(length(b"HTTP/1.1 204 x\r\nContent-Length: 7\r\n\r\n", false), (0, false));
-        assert_eq!(parse_response(b"HTTP/1.1 099 x\r\n", false, 99, 9).unwrap_err(), Fault(502, "malformed status line"));
+        assert_eq!(
+            parse_response(b"HTTP/1.1 099 x\r\n", false, 99, 9).unwrap_err(),
+            Fault(502, "malformed status line")
+        );
     }
 }

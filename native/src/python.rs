@@ -20,10 +20,12 @@ impl From<Fault> for PyErr {
 }
 
 fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if bytes.is_ascii() => PyString::new(py, text),
-        _ => PyString::new(py, &bytes.iter().map(|&b| b as char).collect::<String>()),
+    if bytes.is_ascii() {
+        if let Ok(text) = PyString::from_bytes(py, bytes) {
+            return text;
+        }
     }
+    PyString::new(py, &bytes.iter().map(|&b| b as char).collect::<String>())
 }
 
 fn boolean(py: Python<'_>, value: bool) -> Py<PyBool> {
@@ -158,7 +160,11 @@ fn method_name(py: Python<'_>, method: &[u8]) -> Py<PyString> {
 }
 
 #[pyfunction]
-fn parse_request<'py>(data: &Bound<'py, PyBytes>, max_head: usize, max_fields: usize) -> PyResult<Option<Bound<'py, RequestHead>>> {
+fn parse_request<'py>(
+    data: &Bound<'py, PyBytes>,
+    max_head: usize,
+    max_fields: usize,
+) -> PyResult<Option<Bound<'py, RequestHead>>> {
     let py = data.py();
     let all = data.as_bytes();
     let start = head::skip_blank(all)?;
@@ -171,7 +177,8 @@ fn parse_request<'py>(data: &Bound<'py, PyBytes>, max_head: usize, max_fields: u
         None => latin1(py, &head.target.bytes(raw)[..head.path_end as usize]),
     };
     let host = &raw[head.host.0 as usize..head.host.1 as usize];
-    let host = if host.iter().any(u8::is_ascii_uppercase) { latin1(py, &host.to_ascii_lowercase()) } else { latin1(py, host) };
+    let host =
+        if host.iter().any(u8::is_ascii_uppercase) { latin1(py, &host.to_ascii_lowercase()) } else { latin1(py, host) };
     let value = RequestHead {
         method: method_name(py, &raw[..head.method.1 as usize]),
         path: path.unbind(),
@@ -298,7 +305,13 @@ impl ResponseHead {
         pairs(py, self.kept.raw(py), &self.head.fields)
     }
 
-    fn inbound<'py>(&self, py: Python<'py>, client_minor: u8, close: bool, edits: Option<&Bound<'py, Edits>>) -> Bound<'py, PyBytes> {
+    fn inbound<'py>(
+        &self,
+        py: Python<'py>,
+        client_minor: u8,
+        close: bool,
+        edits: Option<&Bound<'py, Edits>>,
+    ) -> Bound<'py, PyBytes> {
         let edits = edits.map(|edits| &edits.get().0);
         PyBytes::new(py, &emit::inbound(&self.head, self.kept.raw(py), client_minor, close, edits))
     }
@@ -376,6 +389,20 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(parse_request, module)?)?;
     module.add_function(wrap_pyfunction!(parse_response, module)?)?;
     module.add_function(wrap_pyfunction!(find_head_end, module)?)?;
-    module.add("__all__", PyTuple::new(module.py(), ["ChunkDecoder", "Edits", "Forward", "RequestHead", "ResponseHead",
-                                                     "find_head_end", "parse_request", "parse_response"])?)
+    module.add(
+        "__all__",
+        PyTuple::new(
+            module.py(),
+            [
+                "ChunkDecoder",
+                "Edits",
+                "Forward",
+                "RequestHead",
+                "ResponseHead",
+                "find_head_end",
+                "parse_request",
+                "parse_response",
+            ],
+        )?,
+    )
 }

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import uvloop
 
-from edgeproxy.net.sockets import Poller
+from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import HIGH_WATER, Receiver, SocketTransport
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
