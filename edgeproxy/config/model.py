@@ -228,7 +228,7 @@ class Route:
     request_headers: HeaderEdits = HeaderEdits()
     """Changes to the fields sent to the endpoint. (service)"""
     response_headers: HeaderEdits = HeaderEdits()
-    """Changes to the fields sent to the client. (service)"""
+    """Changes to the fields sent to the client."""
     timeouts: RouteTimeouts = RouteTimeouts()
     """How long an endpoint may take. (service)"""
     retry: Retry = Retry()

@@ -16,8 +16,8 @@ from edgeproxy.config.shapes import MERGE, Entry, MapOf
 from edgeproxy.config.tree import map_of
 
 _LEADS = ("service", "redirect", "respond")
-_FOR_SERVICE = ("rewrite", "request_headers", "response_headers", "timeouts", "retry")
-"""Replies that the proxy makes itself are sent as they are."""
+_FOR_SERVICE = ("rewrite", "request_headers", "timeouts", "retry")
+"""What a reply of the proxy's own has no use for."""
 _NEW_PLACE = ("scheme", "host", "port", "path", "prefix")
 _MATCH = ("host", "path", "methods", "headers", "query", "listeners")
 _GROUP = re.compile(r"\$([0-9]{1,4})")

@@ -1,7 +1,7 @@
 """Who is told when a raw socket is ready: one epoll for all of them, edge-triggered.
 
-A module of its own because it is compiled (pyproject.toml, `[tool.edgeproxy]`) and `sockets.py` cannot be: a class there
-inherits from `socket.socket`, whose layout compiled classes do not know.
+A module of its own because it is compiled (`[tool.edgeproxy]` in pyproject.toml) and `sockets.py` cannot be: a class
+there inherits from `socket.socket`, whose layout compiled classes do not know.
 """
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Poller:
     closed. `again` is for who must stop in the middle so that others get their turn.
     """
 
-    __slots__ = ("now", "turning", "unsent", "_loop", "_epoll", "_register", "_watchers", "_fresh", "_again", "_turn_booked")
+    __slots__ = ("now", "turning", "unsent", "_loop", "_epoll", "_register", "_watchers", "_fresh", "_again",
+                 "_turn_booked")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = monotonic()

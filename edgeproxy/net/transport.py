@@ -6,9 +6,9 @@ be impossible. Sessions only know the interface, so that a TLS transport of the 
 Readiness comes from a `Poller`, edge-triggered: a connection costs one system call there in its life, pausing none.
 
 Rules: small writes of one turn of the poller go out together at its end, in one call for each connection (why: see
-`Poller.unsent`), large ones at once; what the kernel does not take is queued; nothing calls back into the protocol from inside
-`write`, `close` or `abort` (losses are told by `call_soon`) except `pause_writing`; a fault in a protocol's callback
-ends this connection and no other.
+`Poller.unsent`), large ones at once; what the kernel does not take is queued; nothing calls back into the protocol
+from inside `write`, `close` or `abort` (losses are told by `call_soon`) except `pause_writing`; a fault in a protocol's
+callback ends this connection and no other.
 """
 from __future__ import annotations
 

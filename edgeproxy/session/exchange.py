@@ -130,13 +130,16 @@ class Exchange:
         assert head is not None
         self._snapshot = snapshot
         route = snapshot.routers[self.listener].find(head.host, head.path, head.method, head)
+        if head.target == "*":  # OPTIONS * asks the proxy itself
+            self._answer(options_reply(), OK)
+            return
         if route is None:
             self._answer_error(ProxyError(Kind.NO_ROUTE, "no route for this host and path"))
             return
         self._route = route
         self.route = route.name
         name = route.service
-        if name is None or route.rewrites or route.total_timeout or head.target == "*":
+        if name is None or route.rewrites or route.total_timeout:
             try:
                 name = self._prepare(route, head)
             except ProxyError as error:
@@ -168,9 +171,6 @@ class Exchange:
 
     def _prepare(self, route: Route, head: RequestHead) -> str | None:
         """What few routes ask for; the name of the service, None if the request was answered. Raises ProxyError."""
-        if head.target == "*":  # OPTIONS * asks the proxy itself
-            self._answer(options_reply(), OK)
-            return None
         if route.redirect is not None:
             self._answer(redirect_reply(route, head, "http", self.session.port), OK)
             return None

@@ -10,7 +10,6 @@ from email.utils import formatdate
 from html import escape
 from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from edgeproxy.codec._leaf import RequestHead
 from edgeproxy.errors import ProxyError
@@ -21,11 +20,14 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus} | {413: "Conte
                                                                      431: "Request Header Fields Too Large"}
 
 
+Field = tuple[bytes, bytes]
+
+
 class Reply(NamedTuple):
     """A whole response; framing and connection fields are the session's business."""
 
     status: int
-    fields: tuple[tuple[bytes, bytes], ...]
+    fields: tuple[Field, ...]
     body: bytes
 
 
@@ -73,16 +75,30 @@ def options_reply() -> Reply:
 
 
 def redirect_reply(route: Route, head: RequestHead, scheme: str, port: int) -> Reply:
-    """`port`: of the listener, for a Host that names none."""
+    """`port`: of the listener, for a request without a Host."""
     assert route.redirect is not None
-    named = urlsplit(f"//{head.authority}").port if head.authority else None
-    default = 443 if scheme == "https" else 80
-    location = route.location_for(scheme, head.host, named or (default if head.authority else port), head.path,
-                                  head.query)
-    return Reply(route.redirect.status, ((b"Location", location.encode("latin-1", "replace")),), b"")
+    if head.authority:
+        port = _named_port(head.authority) or (443 if scheme == "https" else 80)
+    location = route.location_for(scheme, head.host, port, head.path, head.query)
+    return Reply(route.redirect.status, _edited(route, [(b"Location", location.encode("latin-1", "replace"))]), b"")
+
+
+def _named_port(authority: str) -> int:
+    """The port of a Host; 0: it names none."""
+    _, colon, port = authority.rpartition(":")
+    return int(port) if colon and port.isdecimal() else 0
 
 
 def route_reply(route: Route) -> Reply:
     respond = route.respond
     assert respond is not None
-    return Reply(respond.status, ((b"Content-Type", respond.content_type),), respond.body)
+    return Reply(respond.status, _edited(route, [(b"Content-Type", respond.content_type)]), respond.body)
+
+
+def _edited(route: Route, fields: list[Field]) -> tuple[Field, ...]:
+    """The route's changes to the fields of its responses: remove, then set, then add."""
+    if route.response_edits is not None:
+        put, add, remove = route.response_edits
+        gone = {name.lower() for name in remove} | {name.lower() for name, _ in put}
+        fields = [field for field in fields if field[0].lower() not in gone] + [*put, *add]
+    return tuple(fields)

@@ -43,6 +43,8 @@ YOUNG = 0.1
 SETTLED = 10.0
 """A relay that lives so long gets TCP keepalive towards its endpoint: four system calls a short one does without."""
 
+FAULT = "internal error in a tcp connection, it was dropped; please report it"
+
 _CLIENT_LEFT_EARLY = Outcome(Kind.CLIENT_GONE.word, Phase.CONNECT)
 _CLIENT_LEFT_QUEUE = Outcome(Kind.CLIENT_GONE.word, Phase.QUEUE)
 _CLIENT_RESET = Outcome(Kind.CLIENT_GONE.word, Phase.TUNNEL)
@@ -179,7 +181,8 @@ class TcpSession:
         try:
             self._next()
         except Exception:
-            self.fault()
+            _log.exception(FAULT)
+            loop.call_soon(self._cut, Outcome(Kind.INTERNAL.word, Phase.CONNECT))
 
     def abort(self) -> None:
         """End it now, with RST to both."""
@@ -364,7 +367,7 @@ class TcpSession:
 
     def fault(self) -> None:
         """A mistake of ours; called from an `except`."""
-        _log.exception("internal error in a tcp connection, it was dropped; please report it")
+        _log.exception(FAULT)
         self._cut(Outcome(Kind.INTERNAL.word, self._phase()))
 
     def _cut(self, outcome: Outcome) -> None:

@@ -94,7 +94,7 @@ pub fn token_end(text: &[u8]) -> usize {
     while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*eight);
         let seven = word & LOW;
-        let lower = (word | ONES * 0x20) & LOW;
+        let lower = (word | (ONES * 0x20)) & LOW;
         let letter = (lower + ONES * (0x80 - b'a' as u64)) & !(lower + ONES * (0x7f - b'z' as u64));
         let digit = (seven + ONES * (0x80 - b'0' as u64)) & !(seven + ONES * (0x7f - b'9' as u64));
         let hyphen = !((seven ^ (ONES * b'-' as u64)) + LOW);

@@ -220,9 +220,9 @@ class Relay:
 
     async def client(self, first: bytes = b"", finish: bool = False) -> Peer:
         sock = socket.socket()
+        sock.connect(self.sock.getsockname())  # at once: the kernel's queue takes it, the relay has not run yet
         peer = Peer(sock)
         self.clients.append(peer)
-        await soon(self.loop.sock_connect(sock, self.sock.getsockname()))
         if first:
             await peer.send(first)
         if finish:

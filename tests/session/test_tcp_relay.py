@@ -295,6 +295,7 @@ async def fill(sender: Peer, full) -> bytearray:
 def test_memory_is_bounded_and_nothing_is_lost(run: Run, pipes: int, upwards: bool, monkeypatch) -> None:
     monkeypatch.setattr(splice, "PIPES", splice.Pipes(pipes))
     monkeypatch.setattr(splice, "BULK", 1)
+    monkeypatch.setattr(splice, "CALM", 0)
 
     async def scenario(relay: Relay) -> None:
         client, endpoint = await relay.pair()
@@ -352,6 +353,7 @@ def test_large_transfers_both_ways_at_once(run: Run, pipes: int, monkeypatch) ->
 def test_a_pipe_that_still_holds_bytes_never_serves_another(run: Run, monkeypatch) -> None:
     monkeypatch.setattr(splice, "PIPES", splice.Pipes(1))
     monkeypatch.setattr(splice, "BULK", 1)
+    monkeypatch.setattr(splice, "CALM", 0)
 
     async def scenario(relay: Relay) -> None:
         client, endpoint = await relay.pair()
