@@ -294,6 +294,8 @@ class Http1Session(Receiver):
                 self._bare = self._last = True
         if not self.decoder.done:
             self._unsure()
+        if self.listener.draining or self.listener.live.draining:
+            self._last = True
         data = head.inbound(self._minor, self._last, edits)
         if self._chunked:
             if payload:
