@@ -15,7 +15,8 @@ CARGO := cargo
 # command:package, what the tests and the benchmarks call beside Python packages
 TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd
 BENCH_TOOLS := nginx:nginx haproxy:haproxy wrk:wrk
-BUILD_FILES := pyproject.toml setup.py $(wildcard native/Cargo.* native/src/*.rs native/build.rs)
+COMPILED := $(shell sed -n '/^compiled = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml)
+BUILD_FILES := pyproject.toml setup.py $(COMPILED) $(wildcard native/Cargo.* native/src/*.rs native/build.rs)
 
 .PHONY: help demo test check bench fuzz clean
 help:  ## this list
@@ -50,7 +51,8 @@ fuzz: .venv/.dev .venv/.fuzz  ## every target in tests/fuzz for FUZZ_SECONDS (60
 	done
 
 clean:  ## remove .venv and everything that was built
-	rm -rf .venv build dist native/target *.egg-info edgeproxy/codec/_native*.so
+	rm -rf .venv build dist native/target *.egg-info 
+	find edgeproxy -name '*.so' -delete
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -65,8 +67,9 @@ $(BIN)/python:
 define install
 	@echo "installing edgeproxy into .venv$(if $(1), with what [$(1)] needs)"
 	@$(BIN)/pip install --quiet -e '.$(if $(1),[$(1)])'
-	@$(BIN)/python -c 'from edgeproxy.codec._leaf import ENGINE as e; \
-	  print(f"codec engine: {e}" + ("" if e == "native" else " (Python; the native one, which costs less CPU, needs cargo)"))'
+	@$(BIN)/python -c 'from edgeproxy.codec._leaf import ENGINE as e; from edgeproxy import sessions; s = sessions(); \
+	  print(f"codec: {e}" + ("" if e == "native" else " (Python; the native one, which costs less CPU, needs cargo)")); \
+	  print(f"sessions: {s}" + ("" if s == "compiled" else " (compiled ones, which cost less CPU, need a C compiler)"))'
 	@touch .venv/.installed $@
 endef
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from edgeproxy import __version__
+from edgeproxy import __version__, sessions
 
 if TYPE_CHECKING:
     from edgeproxy.config.load import ConfigError, Loaded
@@ -258,7 +258,7 @@ def version_command(args: argparse.Namespace) -> int:
     loop, loop_version = event_loop()
     facts = {"version": __version__, "python": platform.python_version(),
              "implementation": platform.python_implementation(), "loop": loop, "loop_version": loop_version,
-             "codec": ENGINE, "openssl": ssl.OPENSSL_VERSION}
+             "codec": ENGINE, "sessions": sessions(), "openssl": ssl.OPENSSL_VERSION}
     if args.json:
         print_json(facts)
         return EXIT_OK
@@ -266,6 +266,7 @@ def version_command(args: argparse.Namespace) -> int:
     say(f"python    {facts['python']} ({facts['implementation']})")
     say(f"loop      {loop} {loop_version}")
     say(f"codec     {ENGINE}{'' if ENGINE == 'native' else ' (Python; the native one costs less CPU)'}")
+    say(f"sessions  {facts['sessions']}")
     say(f"openssl   {ssl.OPENSSL_VERSION}")
     return EXIT_OK
 

@@ -38,7 +38,7 @@ class Kind(Enum):
     HEAD_TOO_LARGE = ("head_too_large", "http_request_error", 431, Side.CLIENT, RetryClass.NEVER)
     CODING_UNKNOWN = ("coding_unknown", "http_request_error", 501, Side.CLIENT, RetryClass.NEVER)
     VERSION_REFUSED = ("version_refused", "http_request_error", 505, Side.CLIENT, RetryClass.NEVER)
-    CLIENT_GONE = ("client_gone", "connection_terminated", 499, Side.CLIENT, RetryClass.NEVER)  # never sent, only logged (nginx's 499)
+    CLIENT_GONE = ("client_gone", "connection_terminated", 499, Side.CLIENT, RetryClass.NEVER)  # only logged
 
     NO_ROUTE = ("no_route", "destination_not_found", 404, Side.PROXY, RetryClass.NEVER)
     INTERNAL = ("internal", "proxy_internal_error", 500, Side.PROXY, RetryClass.NEVER)
@@ -48,7 +48,7 @@ class Kind(Enum):
     QUEUE_TIMEOUT = ("queue_timeout", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)
     UNAVAILABLE = ("unavailable", "destination_unavailable", 503, Side.PROXY, RetryClass.NEVER)
     TOTAL_TIMEOUT = ("total_timeout", "http_response_timeout", 504, Side.PROXY, RetryClass.NEVER)
-    IDLE_TIMEOUT = ("idle_timeout", "connection_timeout", 504, Side.PROXY, RetryClass.NEVER)  # tunnels and tcp relays: only logged
+    IDLE_TIMEOUT = ("idle_timeout", "connection_timeout", 504, Side.PROXY, RetryClass.NEVER)  # only logged
 
     CONNECT_REFUSED = ("connect_refused", "connection_refused", 502, Side.UPSTREAM, RetryClass.CONNECT)
     CONNECT_FAILED = ("connect_failed", "destination_ip_unroutable", 502, Side.UPSTREAM, RetryClass.CONNECT)
@@ -114,7 +114,7 @@ class Phase(Enum):
 
 
 class Outcome(NamedTuple):
-    """Why and in which phase something ended: one word each, the same in logs, metrics and tests. `ok` is a good end."""
+    """Why and in which phase something ended: one word each, everywhere the same. `ok` is a good end."""
 
     cause: str
     phase: Phase

@@ -21,6 +21,7 @@ import edgeproxy
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "target", "*.egg-info", "__pycache__", "tests", "bench")
+C_COMPILERS = ("cc", "gcc", "clang", "x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc")
 NO_TOOL = "#!/bin/sh\necho 'this tool is broken' >&2\nexit 1\n"
 
 
@@ -56,8 +57,11 @@ def build(tmp_path: Path) -> Build:
     def run(**environ: str) -> tuple[Path, str]:
         tree = tmp_path / "tree"
         shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
-        for library in (tree / "edgeproxy" / "codec").glob("_native*.so"):
+        for library in (tree / "edgeproxy").rglob("*.so"):
             library.unlink()
+        listed = re.compile(r"^compiled = \[.*?^\]", re.M | re.S)  # compiling one shows as much as compiling all
+        project = tree / "pyproject.toml"
+        project.write_text(listed.sub('compiled = ["edgeproxy/session/pace.py"]', project.read_text()))
         pip = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-index", "--no-build-isolation"]
         done = subprocess.run([*pip, "-w", tmp_path, "."], cwd=tree, text=True, timeout=100, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -80,10 +84,10 @@ def broken(folder: Path, *tools: str) -> str:
     return str(folder)
 
 
-def test_wheel_without_cargo_is_pure(build: Build, tmp_path: Path) -> None:
+def test_wheel_without_compilers_is_pure(build: Build, tmp_path: Path) -> None:
     wheel, said = build(PATH=broken(tmp_path / "bin"))
     assert wheel.name == f"edgeproxy-{edgeproxy.__version__}-py3-none-any.whl"
-    assert "without the native codec (no cargo)" in said
+    assert "without the native codec (no cargo), without compiled sessions (no C compiler" in said
     names = zipfile.ZipFile(wheel).namelist()
     assert {"edgeproxy/py.typed", "edgeproxy/cli.py", "edgeproxy/codec/_pure.py"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"edgeproxy", f"edgeproxy-{edgeproxy.__version__}.dist-info"}
@@ -91,14 +95,33 @@ def test_wheel_without_cargo_is_pure(build: Build, tmp_path: Path) -> None:
 
 
 def test_broken_compiler_gives_the_pure_wheel(build: Build, tmp_path: Path) -> None:
-    tools = broken(tmp_path / "bin", "cargo", "rustc")
+    tools = broken(tmp_path / "bin", "cargo", "rustc", *C_COMPILERS)
     wheel, said = build(PATH=tools + os.pathsep + os.environ["PATH"])
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "without the native codec (cargo failed" in said
+    assert "without compiled sessions (mypyc failed" in said
 
 
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="no cargo on this machine")
 def test_no_crates_gives_the_pure_wheel(build: Build, tmp_path: Path) -> None:
-    wheel, said = build(CARGO_HOME=str(tmp_path), CARGO_NET_OFFLINE="true")
+    wheel, said = build(CARGO_HOME=str(tmp_path), CARGO_NET_OFFLINE="true", CC="/no/compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "without the native codec (cargo failed" in said
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
+def test_compiled_sessions_without_cargo(build: Build, tmp_path: Path) -> None:
+    """A wheel for this CPython alone, sources included."""
+    wheel, said = build(CARGO="/no/cargo")
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert f"-{python}-{python}-" in wheel.name and "linux" in wheel.name
+    assert "built with compiled sessions, without the native codec (no cargo)" in said
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "edgeproxy/session/pace.py" in names
+    libraries = [name.split(".")[0] for name in names if name.endswith(".so")]
+    assert sorted(libraries) == ["edgeproxy/compiled__mypyc", "edgeproxy/session/pace"]
+
+
+def test_what_is_compiled_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert [name for name in project["tool"]["edgeproxy"]["compiled"] if not (ROOT / name).is_file()] == []

@@ -15,7 +15,8 @@ from edgeproxy.config import model
 from edgeproxy.net.poller import Poller
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.session.acceptor import Acceptor, ConnectionLimit, descriptor_budget
-from edgeproxy.session.http1 import Http1Session, HttpListener
+from edgeproxy.session.http import HttpListener
+from edgeproxy.session.http1 import Http1Session
 from edgeproxy.session.tcp import TcpListener, TcpRecord, TcpSession
 from edgeproxy.snapshot import Live
 
@@ -43,7 +44,7 @@ class HttpFront:
         self._http.apply(config)
 
     def connected(self, sock: socket.socket, peer: str) -> None:
-        self._http.connected(sock, peer, self._ended)
+        Http1Session(self._http, sock, peer, self._ended)
 
     def drain(self) -> None:
         self._http.draining = True

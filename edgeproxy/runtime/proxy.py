@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from edgeproxy import __version__, sessions
+from edgeproxy.codec._leaf import ENGINE
 from edgeproxy.config.delta import delta
 from edgeproxy.config.load import ConfigError
 from edgeproxy.config.model import Config
@@ -182,6 +184,7 @@ class Proxy:
     async def serve(self, config: Config) -> int:
         """Run until stopped; the exit status. Raises BindError."""
         self.start(config)
+        _log.info("edgeproxy %s; codec: %s, sessions: %s", __version__, ENGINE, sessions())
         self._signals()
         gc.collect()
         gc.freeze()  # what the start built is never garbage: do not look at it again

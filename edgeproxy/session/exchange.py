@@ -26,13 +26,14 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgeproxy.codec._leaf import RequestHead, ResponseHead
-from edgeproxy.codec.h1 import CHUNKED, encode_chunk, encode_last_chunk
+from edgeproxy.codec.h1 import CHUNKED
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError, RetryClass, status_for
 from edgeproxy.policy.latency import observe
-from edgeproxy.policy.retry import decide
+from edgeproxy.policy.retry import IDEMPOTENT, decide
 from edgeproxy.session.client import Client
 from edgeproxy.session.hashing import exchange_key
 from edgeproxy.session.reply import Reply, error_reply, options_reply, redirect_reply, route_reply
+from edgeproxy.session.upload import Upload
 from edgeproxy.snapshot import Snapshot
 from edgeproxy.upstream.channel import Channel
 from edgeproxy.upstream.connector import Dial
@@ -42,10 +43,8 @@ from edgeproxy.upstream.service import Service, Waiter
 if TYPE_CHECKING:
     from edgeproxy.router import Route
 
-HELD_LIMIT = 64 * 1024  # of a request's body, kept for another try
 CONNECT_TIMEOUT = 3.0
 EVIDENCE = frozenset({502, 503, 504})  # statuses that count against an endpoint (balancing.md, passive health)
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110 §9.2.2
 
 _rng = Random()
 
@@ -69,7 +68,7 @@ class Exchange:
                  "first_byte_s", "listener", "route", "service", "endpoint", "attempts", "reused", "outcome",
                  "request_id", "session", "continued",
                  "_snapshot", "_route", "_service", "_member", "_channel", "_pending", "_timer", "_tries", "_stage",
-                 "_body", "_replayable", "_request_done", "_trailers", "_target", "_since")
+                 "_upload", "_target", "_since")
 
     def __init__(self, session: Client, listener: str, head: RequestHead | None, started: float, client: str,
                  request_id: str) -> None:
@@ -100,10 +99,8 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._tries: tuple[Member, ...] = ()
         self._stage = _NONE
-        self._body: bytes | bytearray = b""
-        self._replayable = True
-        self._request_done = True
-        self._trailers = b""
+        self._upload: Upload | None = None
+        """Of a request that has a body."""
         self._target: bytes | None = None
 
     @property
@@ -115,14 +112,12 @@ class Exchange:
 
     def body_begins(self, payload: bytes) -> None:
         """Before `start`, of a request that has a body: what came of it with the head."""
-        self._body = payload
+        self._upload = Upload(payload, self.head.length == CHUNKED)  # type: ignore[union-attr]
         self.bytes_in = len(payload)
-        self._request_done = False
 
     def body_ended(self, trailers: bytes) -> None:
         """Before `start`: and that was all of it."""
-        self._request_done = True
-        self._trailers = trailers
+        self._upload.end(trailers)  # type: ignore[union-attr]
 
     def start(self, snapshot: Snapshot) -> None:
         """Route the request and bring it under way."""
@@ -130,7 +125,7 @@ class Exchange:
         assert head is not None
         self._snapshot = snapshot
         route = snapshot.routers[self.listener].find(head.host, head.path, head.method, head)
-        if head.target == "*":  # OPTIONS * asks the proxy itself
+        if head.path == "*":  # OPTIONS * asks the proxy itself
             self._answer(options_reply(), OK)
             return
         if route is None:
@@ -188,15 +183,14 @@ class Exchange:
 
     def request_data(self, payload: bytes, done: bool, trailers: bytes) -> None:
         """More of the request's body."""
+        upload, channel = self._upload, self._channel
+        assert upload is not None
         self.bytes_in += len(payload)
         if done:
-            self._request_done = True
-            self._trailers = trailers
-        channel = self._channel
-        if self._replayable or channel is None:
-            self._hold(payload)
+            upload.end(trailers)
+        upload.hold(payload, channel is not None)
         if channel is None:
-            if len(self._body) >= HELD_LIMIT and not done:
+            if upload.full and not done:
                 self.session.pause_request()
             return
         if payload:
@@ -204,15 +198,9 @@ class Exchange:
         if done:
             channel.send_end(trailers)
 
-    def _hold(self, payload: bytes) -> None:
-        """Keep the body for another try, up to the limit; before the first try all of it is kept."""
-        if len(self._body) + len(payload) > HELD_LIMIT and self._channel is not None:
-            self._replayable = False
-            self._body = b""
-            return
-        if not isinstance(self._body, bytearray):
-            self._body = bytearray(self._body)
-        self._body += payload
+    @property
+    def _request_done(self) -> bool:
+        return self._upload is None or self._upload.done
 
     # ---- an endpoint and a channel
 
@@ -292,16 +280,11 @@ class Exchange:
         if head.length == 0:
             channel.send(self, head, data, route.response_timeout or inf, now)
             return
-        chunked = head.length == CHUNKED
-        if self._body:
-            data += encode_chunk(bytes(self._body)) if chunked else self._body
-        if chunked and self._request_done:
-            data += encode_last_chunk(self._trailers)
-        if len(self._body) > HELD_LIMIT:
-            self._replayable = False
-            self._body = b""
-        channel.send(self, head, data, route.response_timeout or inf, now)
-        if not self._request_done:
+        upload = self._upload
+        assert upload is not None
+        channel.send(self, head, data + upload.encoded(), route.response_timeout or inf, now)
+        upload.trim()
+        if not upload.done:
             self.session.resume_request()
 
     # ---- the response (called by the channel)
@@ -328,7 +311,6 @@ class Exchange:
             observe(member, self.first_byte_s, now)
         self.status = status
         self._stage = _BODY
-        self._body = b""
         self.bytes_out = len(payload)
         edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]
         channel = self._channel
@@ -350,7 +332,7 @@ class Exchange:
         head, service, member, session = self.head, self._service, self._member, self.session
         assert head is not None and service is not None and member is not None
         self._channel = None
-        channel.release(now, self._request_done and (self.continued or not head.expect))
+        channel.release(now, self._upload is None or self._upload.done and (self.continued or not head.expect))
         self._member = None
         member.active -= 1
         if service.waiting:
@@ -425,8 +407,9 @@ class Exchange:
         """Start another try if the policy allows one; the present one is given up then."""
         head, route, service, member = self.head, self._route, self._service, self._member
         assert head is not None and route is not None and service is not None and member is not None
+        upload = self._upload
         if not decide(route.retry, error, status=status, method=head.method, tries=len(self._tries) + 1,
-                      replayable=self._replayable, written=error.retry is not RetryClass.CONNECT,
+                      replayable=upload is None or upload.replayable, written=error.retry is not RetryClass.CONNECT,
                       idempotency_key=head.get(b"idempotency-key") is not None):
             return False
         stale = error.kind is Kind.STALE
@@ -508,7 +491,6 @@ class Exchange:
         self.ended = now
         if self._timer is not None:
             self._timer.cancel()
-        self._body = b""
         session = self.session
         session.log(self)
         if cut:

@@ -15,78 +15,31 @@
 """
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from enum import IntEnum
-from ipaddress import ip_address
 from itertools import count
-from math import inf
 from secrets import token_hex
 from time import monotonic
 
 from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
 from edgeproxy.codec.h1 import RequestDecoder, encode_chunk, encode_last_chunk
-from edgeproxy.config import model
 from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
-from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import Receiver, SocketTransport
 from edgeproxy.session.exchange import Exchange
+from edgeproxy.session.http import HttpListener
 from edgeproxy.session.pace import Pace
 from edgeproxy.session.relay import Tunnel
 from edgeproxy.session.reply import Reply, date_field, reason_for
-from edgeproxy.snapshot import Live
 
 DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
-MAX_REQUEST_ID = 128
 CLOSE_TIME = 60.0  # for a client to take what is queued before the connection closes
 
 
 _process = token_hex(6)
 _connections = count(1)
-
-
-class HttpListener:
-    """What the connections of one http listener share. A reload changes `config` in place."""
-
-    __slots__ = ("name", "config", "live", "log", "loop", "poller", "sessions", "draining", "port", "idle",
-                 "header_time", "body_time", "body_limit")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
-                 log: Callable[[Exchange], None], port: int) -> None:
-        self.name = config.name
-        self.apply(config)
-        self.live = live
-        self.log = log
-        self.loop = loop
-        self.poller = poller
-        self.port = port
-        self.sessions: set[Http1Session] = set()
-        self.draining = False
-
-    def apply(self, config: model.Listener) -> None:
-        """Follow `config`, for open connections too. No limit is `inf` from here on."""
-        self.config = config
-        self.idle = config.idle_or_default or inf
-        self.header_time = config.timeouts.header or inf
-        self.body_time = config.timeouts.body or inf
-        self.body_limit = config.limits.body or inf
-
-    def connected(self, sock: socket.socket, peer: str, closed: Callable[[], None]) -> None:
-        """Serve a connection that was just accepted; `peer` is the client's address, `closed` is called at its end."""
-        Http1Session(self, sock, peer, closed)
-
-    def trusts(self, peer: str) -> bool:
-        networks = self.config.trusted_proxies
-        if not networks:
-            return False
-        try:
-            address = ip_address(peer)
-        except ValueError:  # a unix socket's peer has no address
-            return False
-        return any(address in network for network in networks)
 
 
 class State(IntEnum):
@@ -186,7 +139,7 @@ class Http1Session(Receiver):
         self._number += 1
         client, request_id = self.peer, f"{self._id}{self._number}"
         if self._trusted:
-            client, request_id = self._told(head, request_id)
+            client, request_id = listener.told(head, self.peer, request_id)
         exchange = self._exchange = Exchange(self, listener.name, head, monotonic(), client, request_id)
         if head.length and not self._body(head, exchange):
             return
@@ -204,23 +157,6 @@ class Http1Session(Receiver):
         else:
             self._watch(exchange.started)
         return True
-
-    def _told(self, head: RequestHead, request_id: str) -> tuple[str, str]:
-        """(client address, request id) as a trusted peer says: the rightmost address that is not a trusted proxy's."""
-        told = head.get(b"x-request-id")
-        if told and len(told) <= MAX_REQUEST_ID and told.isascii():
-            request_id = told.decode()
-        client = self.peer
-        for part in reversed((head.get(b"x-forwarded-for") or b"").decode("latin-1").split(",")):
-            hop = part.strip()
-            try:
-                ip_address(hop)
-            except ValueError:
-                break
-            client = hop
-            if not self.listener.trusts(hop):
-                break
-        return client, request_id
 
     def _more(self, data: bytes) -> None:
         """Bytes while an exchange runs."""

@@ -71,17 +71,18 @@ def test_version() -> None:
     done = edgeproxy("version")
     assert (done.status, done.err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in done.out.splitlines())
-    assert list(lines) == ["edgeproxy", "python", "loop", "codec", "openssl"]
+    assert list(lines) == ["edgeproxy", "python", "loop", "codec", "sessions", "openssl"]
     assert lines["edgeproxy"] == package.__version__
     assert lines["python"].startswith("{}.{}.{} ".format(*sys.version_info))
 
 
 @pytest.mark.parametrize(("variable", "value", "key", "wanted"), [
-    ("EDGEPROXY_PURE", "1", "codec", "pure"), ("EDGEPROXY_LOOP", "asyncio", "loop", "asyncio")])
+    ("EDGEPROXY_PURE", "1", "codec", "pure"), ("EDGEPROXY_PURE", "1", "sessions", "interpreted"),
+    ("EDGEPROXY_LOOP", "asyncio", "loop", "asyncio")])
 def test_version_tells_what_is_in_use(variable: str, value: str, key: str, wanted: str) -> None:
     facts = json.loads(edgeproxy("version", "--json", **{variable: value}).out)
     assert facts[key] == wanted
-    assert set(facts) == {"version", "python", "implementation", "loop", "loop_version", "codec", "openssl"}
+    assert set(facts) == {"version", "python", "implementation", "loop", "loop_version", "codec", "sessions", "openssl"}
 
 
 def test_version_option() -> None:

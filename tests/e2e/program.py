@@ -166,7 +166,10 @@ class Edge:
             self.write(text)
         before = len(_RELOADED.findall(self.errors))
         self.signal(signal.SIGHUP)
-        eventually(lambda: len(_RELOADED.findall(self.errors)) > before, "a word about the reload")
+        try:
+            eventually(lambda: len(_RELOADED.findall(self.errors)) > before, "a word about the reload")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.errors}") from None
         return self.errors[[found.start() for found in _RELOADED.finditer(self.errors)][before]:]
 
     def wait(self, seconds: float = PATIENCE) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 import threading
 from itertools import count
 
-from e2e.backends import StartActor, answering
+from e2e.backends import StartActor, StartStage, answering
 from e2e.program import StartEdge, free_port, web
 from e2e.waiting import eventually
-from e2e.wire import Wire, ask, connect
+from e2e.wire import Dial, Wire, ask, connect
 
 
 def test_a_refusing_endpoint_is_ejected_and_comes_back(edge: StartEdge, actor: StartActor) -> None:
@@ -44,7 +44,28 @@ def test_answers_503_count_but_500_do_not(edge: StartEdge, actor: StartActor) ->
     assert [ask(second).text for _ in range(40)].count("sick") == 20
 
 
-def test_failures_far_apart_do_not_eject(edge: StartEdge, actor: StartActor) -> None:
+def test_failures_far_apart_do_not_eject(edge: StartEdge, stage: StartStage, dial: Dial) -> None:
+    one, other, port = stage(), stage(), free_port()
+    proxy = edge(web(port, one.port, other.port, service="eject: {failures: 2, within: 100ms, for: 60s}"))
+    client = dial(port)
+    client.get()
+    bad = one.accept()
+    for number in range(4):
+        bad.request()
+        bad.answer(b"sick", "503 Service Unavailable")
+        assert client.response().text == "sick"
+        client.get()
+        good = other.accept() if number == 0 else good
+        good.request()
+        good.answer(b"good")
+        assert client.response().text == "good"
+        assert client.quiet(0.15), "longer than the window"
+        client.get()
+    assert "ejected" not in proxy.errors
+
+
+def test_failures_within_the_window_eject_whatever_succeeds_between_them(
+        edge: StartEdge, actor: StartActor) -> None:
     numbers = count()
     lock = threading.Lock()
 
@@ -53,12 +74,11 @@ def test_failures_far_apart_do_not_eject(edge: StartEdge, actor: StartActor) -> 
             wire.request()
             with lock:
                 number = next(numbers)
-            wire.answer(b"sometimes", "503 Service Unavailable" if number % 2 else "200 OK")
+            wire.answer(b"sometimes", "200 OK" if number % 2 else "503 Service Unavailable")
 
-    good, bad = actor(answering("good")), actor(sometimes)
-    port = free_port()
+    good, bad, port = actor(answering("good")), actor(sometimes), free_port()
     edge(web(port, good.port, bad.port, service="eject: {failures: 2, within: 10s, for: 60s}"))
-    assert [ask(port).text for _ in range(40)].count("sometimes") == 20, "a success between them forgives"
+    assert [ask(port).text for _ in range(40)].count("sometimes") == 3, "503, 200, 503"
 
 
 def test_the_last_endpoint_is_never_ejected(edge: StartEdge, actor: StartActor) -> None:

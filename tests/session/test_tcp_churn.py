@@ -5,11 +5,10 @@ import asyncio
 import gc
 import random
 
-from net.rig import Endpoint, Peer, Relay, Run, both_loops, leaves_nothing_open
-
 from edgeproxy.errors import OK
 from edgeproxy.session.splice import Flow
 from edgeproxy.session.tcp import TcpSession
+from net.rig import Endpoint, Peer, Relay, Run, both_loops, leaves_nothing_open
 
 CONNECTIONS = 3000
 AT_ONCE = 32

@@ -6,13 +6,13 @@ import random
 from collections.abc import Collection
 
 import pytest
-from net.rig import Endpoint, Refusing, Relay, Run, Silent, both_loops, leaves_nothing_open, until
 
 from edgeproxy.config import model
 from edgeproxy.errors import OK, Kind, Outcome, Phase
 from edgeproxy.session import tcp
 from edgeproxy.upstream.pool import Member
 from edgeproxy.upstream.service import Service
+from net.rig import Endpoint, Refusing, Relay, Run, Silent, both_loops, leaves_nothing_open, until
 
 pytestmark = both_loops
 

@@ -8,11 +8,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from net.rig import Endpoint, Peer, Relay, Run, both_loops, leaves_nothing_open, until
 
 from edgeproxy.config import model
 from edgeproxy.errors import OK, Outcome, Phase
 from edgeproxy.session import splice, tcp
+from net.rig import Endpoint, Peer, Relay, Run, both_loops, leaves_nothing_open, until
 
 pytestmark = both_loops
 

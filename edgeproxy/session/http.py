@@ -1,0 +1,77 @@
+"""What the connections of one http listener share, of whatever HTTP version."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import ip_address
+from math import inf
+from typing import TYPE_CHECKING
+
+from edgeproxy.codec._leaf import RequestHead
+from edgeproxy.config import model
+from edgeproxy.net.poller import Poller
+from edgeproxy.session.exchange import Exchange
+from edgeproxy.snapshot import Live
+
+if TYPE_CHECKING:
+    from edgeproxy.session.http1 import Http1Session
+
+MAX_REQUEST_ID = 128
+
+
+class HttpListener:
+    """What the connections of one http listener share. A reload changes `config` in place."""
+
+    __slots__ = ("name", "config", "live", "log", "loop", "poller", "sessions", "draining", "port", "idle",
+                 "header_time", "body_time", "body_limit")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
+                 log: Callable[[Exchange], None], port: int) -> None:
+        self.name = config.name
+        self.apply(config)
+        self.live = live
+        self.log = log
+        self.loop = loop
+        self.poller = poller
+        self.port = port
+        self.sessions: set[Http1Session] = set()
+        self.draining = False
+
+    def apply(self, config: model.Listener) -> None:
+        """Follow `config`, for open connections too. No limit is `inf` from here on."""
+        self.config = config
+        self.idle = config.idle_or_default or inf
+        self.header_time = config.timeouts.header or inf
+        self.body_time = config.timeouts.body or inf
+        self.body_limit = config.limits.body or inf
+
+    def trusts(self, peer: str) -> bool:
+        networks = self.config.trusted_proxies
+        if not networks:
+            return False
+        try:
+            address = ip_address(peer)
+        except ValueError:  # a unix socket's peer has no address
+            return False
+        return any(address in network for network in networks)
+
+    def told(self, head: RequestHead, peer: str, request_id: str) -> tuple[str, str]:
+        """(client address, request id) as a trusted peer says; what it does not say stays as given.
+
+        The client is the rightmost address of X-Forwarded-For that is not a trusted proxy's: everything left of it may
+        have been made up by that client.
+        """
+        told = head.get(b"x-request-id")
+        if told and len(told) <= MAX_REQUEST_ID and told.isascii():
+            request_id = told.decode()
+        client = peer
+        for part in reversed((head.get(b"x-forwarded-for") or b"").decode("latin-1").split(",")):
+            hop = part.strip()
+            try:
+                ip_address(hop)
+            except ValueError:
+                break
+            client = hop
+            if not self.trusts(hop):
+                break
+        return client, request_id
