@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec, spec_from_file_location
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.util import spec_from_file_location
 
 __version__ = "0.1.0"
 
@@ -26,11 +26,12 @@ class _Source:
         return spec_from_file_location(name, file) if os.path.isfile(file) else None
 
 
-if os.environ.get("EDGEPROXY_PURE", "") in ("1", "true", "yes"):
+PURE = os.environ.get("EDGEPROXY_PURE", "") in ("1", "true", "yes")
+if PURE:
     sys.meta_path.insert(0, _Source)
 
 
 def sessions() -> str:
     """How the data path runs: `compiled` or `interpreted`. Imports nothing of it."""
-    spec = find_spec("edgeproxy.session.exchange")
-    return "interpreted" if spec is None or (spec.origin or "").endswith(".py") else "compiled"
+    files = os.listdir(os.path.join(os.path.dirname(__file__), "session")) if not PURE else []
+    return "compiled" if any(f"exchange{suffix}" in files for suffix in EXTENSION_SUFFIXES) else "interpreted"

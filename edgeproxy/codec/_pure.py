@@ -95,10 +95,11 @@ def find_head_end(data: bytes | bytearray, start: int) -> int:
     found = data.find(_END, max(first, start - 3))
     stop = len(data) if found < 0 else found + 4
     if data[first:first + 5] != b"HTTP/":
-        line = data.find(CRLF, first, first + h.MAX_TARGET + 128)
+        limit = first + h.MAX_TARGET + 128
+        line = data.find(CRLF, first, limit)
         if line < 0:
             if start < first + h.MAX_METHOD + 2 or stop - first > h.MAX_TARGET + 64:
-                _begin_request_line(bytes(data[first:stop]))
+                _begin_request_line(bytes(data[first:min(stop, limit)]))
         elif line + 2 > start:
             method, target, _ = _request_line(bytes(data[first:line]))
             _split_target(method, target)

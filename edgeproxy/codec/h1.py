@@ -12,13 +12,15 @@ Faults are `ProxyError`s: of kind BAD_REQUEST and its kin for requests, RESPONSE
 """
 from __future__ import annotations
 
+from typing import Final
+
 from edgeproxy.codec._leaf import ChunkDecoder, RequestHead, ResponseHead, find_head_end, parse_request, parse_response
 from edgeproxy.errors import CLIENT_FAULTS, Kind, ProxyError
 
-CHUNKED = -1
-UNTIL_CLOSE = -2
-MAX_TRAILER = 16 * 1024
-LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
+MAX_TRAILER: Final = 16 * 1024
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def encode_chunk(payload: bytes) -> bytes:

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Callable
 from math import inf
 from time import monotonic
+from typing import Final
 
-HORIZON = 5.0
+HORIZON: Final = 5.0
 
 
 class Deadline:

@@ -10,18 +10,23 @@ import logging
 import select
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 _log = logging.getLogger("edgeproxy")
 
-READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-WRITABLE = int(select.EPOLLOUT)
-ENDING = select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+# Linux's numbers, written out so that the compiled code has them as constants; the assertion compares them.
+READABLE: Final = 0x201B  # EPOLLIN, and all of ENDING
+WRITABLE: Final = 0x4  # EPOLLOUT
+ENDING: Final = 0x201A  # EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR
 """A short read does not mean that nothing is left: an end, an error or an urgent mark stands behind the bytes."""
-DEAD = select.EPOLLHUP | select.EPOLLERR
-BROKEN = int(select.EPOLLERR)
+DEAD: Final = 0x18  # EPOLLHUP, EPOLLERR
+BROKEN: Final = 0x8  # EPOLLERR
+assert (select.EPOLLIN, select.EPOLLPRI, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP, select.EPOLLRDHUP) == (
+    0x1, 0x2, WRITABLE, BROKEN, 0x10, 0x2000)
 
 _EDGES = (select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET) & 0xFFFFFFFF
-_ROUNDS, _BATCH = 4, 64  # a turn of the loop is held for at most 256 events
+_ROUNDS: Final = 4  # a turn of the loop is held for at most 256 events
+_BATCH: Final = 64
 
 
 class Poller:

@@ -16,21 +16,34 @@ import asyncio
 import logging
 import socket
 from collections import deque
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeproxy.net.poller import BROKEN, ENDING, READABLE, WRITABLE, Poller
 
 _log = logging.getLogger("edgeproxy")
 
-READ_SMALL = 16 * 1024
-READ_LARGE = 128 * 1024
-HIGH_WATER = 64 * 1024
-LOW_WATER = 16 * 1024
-AT_ONCE = 16 * 1024  # a write of this much does not wait for others
-READS = 4  # full reads before others get their turn
+READ_SMALL: Final = 16 * 1024
+READ_LARGE: Final = 128 * 1024
+HIGH_WATER: Final = 64 * 1024
+LOW_WATER: Final = 16 * 1024
+AT_ONCE: Final = 16 * 1024  # a write of this much does not wait for others
+READS: Final = 4  # full reads before others get their turn
 
-_OPEN, _FLUSHING, _CLOSED = range(3)
+# Plain numbers, not an enum: the compiled code compares them in an instruction.
+_OPEN: Final = 0
+_FLUSHING: Final = 1
+_CLOSED: Final = 2
 
 
+if TYPE_CHECKING:
+    from mypy_extensions import mypyc_attr
+else:
+    def mypyc_attr(**words: Any) -> Any:
+        """For the compiler only, which knows the name."""
+        return lambda kind: kind
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Receiver:
     """What a transport tells, by the names of asyncio.Protocol; a transport of the loop can tell it as well."""
 
@@ -87,9 +100,9 @@ class SocketTransport:
             self._writable()
         if not self._reading:
             self._unread = True
-            if events & BROKEN and self._state is _OPEN and not self._eof_seen:
+            if events & BROKEN and self._state == _OPEN and not self._eof_seen:
                 self._lose(ConnectionResetError("reset by the peer"))
-        elif events & ENDING or self._read_size is READ_LARGE:
+        elif events & ENDING or self._read_size == READ_LARGE:
             self._read(events & ENDING)
         elif events & READABLE:
             self._read_little()
@@ -148,14 +161,14 @@ class SocketTransport:
     def _end_of_input(self) -> None:
         self._eof_seen = True
         self._reading = False
-        if not self._receiver.eof_received() and self._state is _OPEN:
+        if not self._receiver.eof_received() and self._state == _OPEN:
             self.close()
 
     def pause_reading(self) -> None:
         self._reading = False
 
     def resume_reading(self) -> None:
-        if not self._reading and self._state is _OPEN and not self._eof_seen:
+        if not self._reading and self._state == _OPEN and not self._eof_seen:
             self._reading = True
             if self._unread:
                 self._unread = False
@@ -177,7 +190,7 @@ class SocketTransport:
     # ---- writing
 
     def write(self, data: bytes) -> None:
-        if self._state is not _OPEN or not data:
+        if self._state != _OPEN or not data:
             return
         if self._queue:
             self._enqueue(memoryview(data))
@@ -209,7 +222,7 @@ class SocketTransport:
         self.taken += sent
         if sent != len(data):
             self._enqueue(memoryview(data)[sent:])
-        elif self._state is not _OPEN or self._eof_wanted:
+        elif self._state != _OPEN or self._eof_wanted:
             self._flushed()
 
     def _enqueue(self, data: memoryview) -> None:
@@ -238,7 +251,7 @@ class SocketTransport:
             return
         if not queue:
             self._flushed()
-        if self._over and self._queued <= LOW_WATER and self._state is _OPEN:
+        if self._over and self._queued <= LOW_WATER and self._state == _OPEN:
             self._over = False
             try:
                 self._receiver.resume_writing()
@@ -246,14 +259,14 @@ class SocketTransport:
                 self._fault(exc)
 
     def _flushed(self) -> None:
-        if self._state is _FLUSHING:
+        if self._state == _FLUSHING:
             self._lose(None)
         elif self._eof_wanted:
             self._shut()
 
     def write_eof(self) -> None:
         """FIN behind what was written so far; the read side stays open."""
-        if self._state is _OPEN and not self._eof_wanted:
+        if self._state == _OPEN and not self._eof_wanted:
             self._eof_wanted = True
             if not self._queue and not self._pending:
                 self._shut()
@@ -271,7 +284,7 @@ class SocketTransport:
 
     def close(self) -> None:
         """Send what is queued, then close."""
-        if self._state is not _OPEN:
+        if self._state != _OPEN:
             return
         if self._queue or self._pending:
             self._reading = False
@@ -285,7 +298,7 @@ class SocketTransport:
 
     def reset(self) -> None:
         """Close with RST: the peer must not take what it got for complete."""
-        if self._state is not _CLOSED:
+        if self._state != _CLOSED:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             except OSError:
@@ -293,10 +306,10 @@ class SocketTransport:
             self._lose(None)
 
     def is_closing(self) -> bool:
-        return self._state is not _OPEN
+        return self._state != _OPEN
 
     def _lose(self, exc: Exception | None) -> None:
-        if self._state is _CLOSED:
+        if self._state == _CLOSED:
             return
         self._reading = False
         self._poller.forget(self._fd)

@@ -23,7 +23,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edgeproxy.config import model
-from edgeproxy.runtime.logline import CombinedLines, Connection, Exchange, JsonLines
+from edgeproxy.runtime.logline import CombinedLines, JsonLines
+from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,7 +39,7 @@ REPORT_EVERY = 60.0        # seconds between two reports of losses
 log = logging.getLogger("edgeproxy.accesslog")
 
 
-def _nothing(_: Connection) -> str:
+def _nothing(_: ConnectionRecord) -> str:
     return ""
 
 
@@ -152,7 +153,7 @@ class AccessLog:
     """
 
     __slots__ = ("enabled", "http", "tcp", "_loop", "_path", "_lines", "_size", "_batches", "_waiting", "_queued",
-                 "_dropped", "_reported", "_timer", "_reporter", "_output", "_thread", "_closed")
+                 "_dropped", "_reported", "_timer", "_reporter", "_output", "_writer", "_closed")
 
     def __init__(self, config: model.AccessLog, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -167,7 +168,7 @@ class AccessLog:
         self._reported = 0
         self._timer: asyncio.TimerHandle | None = None
         self._reporter: asyncio.TimerHandle | None = None
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._closed = False
         self._use(config.format)
         self._path = config.path if self.enabled else "-"
@@ -175,8 +176,8 @@ class AccessLog:
 
     def _use(self, form: str) -> None:
         self.enabled = form != "off"
-        self.http: Callable[[Exchange], str] = _nothing
-        self.tcp: Callable[[Connection], str] = _nothing
+        self.http: Callable[[ExchangeRecord], str] = _nothing
+        self.tcp: Callable[[ConnectionRecord], str] = _nothing
         if self.enabled:
             lines = JsonLines() if form == "json" else CombinedLines()
             self.http, self.tcp = lines.http, lines.tcp
@@ -189,11 +190,11 @@ class AccessLog:
             self._path = config.path
             self._send(config.path)
 
-    def exchange(self, ended: Exchange) -> None:
+    def exchange(self, ended: ExchangeRecord) -> None:
         if self.enabled:
             self.write(self.http(ended))
 
-    def connection(self, ended: Connection) -> None:
+    def connection(self, ended: ConnectionRecord) -> None:
         if self.enabled:
             self.write(self.tcp(ended))
 
@@ -253,10 +254,10 @@ class AccessLog:
             if timer is not None:
                 timer.cancel()
         self._timer = self._reporter = None
-        if self._thread is not None:
+        if self._writer is not None:
             self._output.queue.put(None)
-            self._thread.join(PATIENCE)
-        if self._thread is not None and self._thread.is_alive():
+            self._writer.join(PATIENCE)
+        if self._writer is not None and self._writer.is_alive():
             log.error("access log: %s takes nothing; given up with %d KiB unwritten", name(self._output.path),
                       (self._queued - self._output.done) // 1024)
         else:
@@ -265,9 +266,9 @@ class AccessLog:
             self._report()
 
     def _send(self, item: _Batches | str) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._output.run, name="access-log", daemon=True)
-            self._thread.start()
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._output.run, name="access-log", daemon=True)
+            self._writer.start()
         self._output.queue.put(item)
 
     def _lost_in_thread(self) -> None:

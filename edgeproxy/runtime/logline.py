@@ -11,76 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii
-from typing import Protocol
 
 from edgeproxy.errors import OK, Kind, Outcome
+from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
 
 _quote: Callable[[str], str] = encode_basestring_ascii
-
-
-class Head(Protocol):
-    """What is read of a request head (`codec.RequestHead`)."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def minor(self) -> int: ...
-    def get(self, name: bytes, /) -> bytes | None: ...
-    def log_fields(self) -> str: ...
-
-
-class Connection(Protocol):
-    """What is read of one ended tcp connection; an exchange has all of it too.
-
-    Times are `time.monotonic()` (the loop's clock); phases are seconds, or -1.0 if never reached. `client` is an
-    address as the proxy prints it, so it is written as it is.
-    """
-
-    @property
-    def started(self) -> float: ...
-    @property
-    def ended(self) -> float: ...
-    @property
-    def client(self) -> str: ...
-    @property
-    def bytes_in(self) -> int: ...
-    @property
-    def bytes_out(self) -> int: ...
-    @property
-    def queue_s(self) -> float: ...
-    @property
-    def connect_s(self) -> float: ...
-    @property
-    def listener(self) -> str: ...
-    @property
-    def service(self) -> str: ...
-    @property
-    def endpoint(self) -> str: ...
-    @property
-    def attempts(self) -> Sequence[tuple[str, str]]: ...
-    @property
-    def outcome(self) -> Outcome: ...
-
-
-class Exchange(Connection, Protocol):
-    """What is read of one ended exchange. `head` is None if no valid request head was ever seen."""
-
-    @property
-    def head(self) -> Head | None: ...
-    @property
-    def status(self) -> int: ...
-    @property
-    def first_byte_s(self) -> float: ...
-    @property
-    def route(self) -> str: ...
-    @property
-    def reused(self) -> bool: ...
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def traceparent(self) -> str: ...
 
 
 def wall_offset() -> float:
@@ -146,7 +81,7 @@ class JsonLines(_Stamp):
     def render(self, second: int) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
 
-    def http(self, x: Exchange) -> str:
+    def http(self, x: ExchangeRecord) -> str:
         ended = x.ended
         ms = int(ended * 1000.0) - self.base
         if not 0 <= ms < 1000:
@@ -167,7 +102,7 @@ class JsonLines(_Stamp):
             f'{place},{end},"request_id":{_quote(x.request_id)},"traceparent":{_quote(trace) if trace else _EMPTY}}}\n'
         )
 
-    def tcp(self, x: Connection) -> str:
+    def tcp(self, x: ConnectionRecord) -> str:
         ended = x.ended
         ms = int(ended * 1000.0) - self.base
         if not 0 <= ms < 1000:
@@ -179,13 +114,14 @@ class JsonLines(_Stamp):
             f'"endpoint":{_quote(x.endpoint)},"attempts":[{_attempts(x.attempts)}],{_outcome(x.outcome)}}}\n'
         )
 
-    def _phases(self, x: Connection) -> str:
+    def _phases(self, x: ConnectionRecord) -> str:
         return f'"queue_ms":{_ms(x.queue_s)},"connect_ms":{_ms(x.connect_s)}'
 
-    def _end(self, x: Exchange) -> str:
-        return f'"attempts":[{_attempts(x.attempts)}],"reused":{str(x.reused).lower()},{_outcome(x.outcome)}'
+    def _end(self, x: ExchangeRecord) -> str:
+        detail = f',"detail":{_quote(x.cause)}' if x.cause else ""
+        return f'"attempts":[{_attempts(x.attempts)}],"reused":{str(x.reused).lower()},{_outcome(x.outcome)}{detail}'
 
-    def _place(self, x: Exchange) -> str:
+    def _place(self, x: ExchangeRecord) -> str:
         if len(self._places) >= self.PLACES:  # names of configurations long gone, or more routes than it pays to keep
             self._places.clear()
         key = x.listener, x.route, x.service, x.endpoint
@@ -226,7 +162,7 @@ class CombinedLines(_Stamp):
     def render(self, second: int) -> str:
         return time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(second))
 
-    def http(self, x: Exchange) -> str:
+    def http(self, x: ExchangeRecord) -> str:
         if not 0 <= int(x.ended * 1000.0) - self.base < 1000:
             self.turn(x.ended)
         head = x.head
@@ -236,7 +172,7 @@ class CombinedLines(_Stamp):
         return (f'{x.client} - - [{self.prefix}] {request} {x.status} {x.bytes_out} '
                 f'{_nginx_quote(head.get(b"referer"))} {_nginx_quote(head.get(b"user-agent"))}\n')
 
-    def tcp(self, x: Connection) -> str:
+    def tcp(self, x: ConnectionRecord) -> str:
         if not 0 <= int(x.ended * 1000.0) - self.base < 1000:
             self.turn(x.ended)
         return (f'{x.client} [{self.prefix}] TCP {_STATUS.get(x.outcome.cause, 500)} {x.bytes_out} {x.bytes_in} '

@@ -152,7 +152,7 @@ class Proxy:
         self._registry.close()
         open_work = sum(listener.count for listener in self._leaving)
         if open_work:
-            _log.info("%s: %d connections may finish for %g s", why, open_work, grace)
+            _log.info("%s: %s may finish for %g s", why, _connections(open_work), grace)
         self._drained = asyncio.Event()
         if self._leaving:
             with suppress(TimeoutError):
@@ -163,7 +163,7 @@ class Proxy:
     def _cut(self, status: int) -> None:
         cut = sum(listener.count for listener in self._leaving)
         if cut:
-            _log.warning("%d connections were cut", cut)
+            _log.warning("%s cut", _connections(cut))
         for listener in list(self._leaving):
             listener.cut()
         if not self._stopped.done():
@@ -192,6 +192,10 @@ class Proxy:
         await asyncio.sleep(0)  # the callbacks of what was cut
         self._access_log.close()
         return status
+
+
+def _connections(count: int) -> str:
+    return "1 connection" if count == 1 else f"{count} connections"
 
 
 def run(load: Callable[[], Config], announce: Callable[[str], None]) -> int:

@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from enum import IntEnum
 from math import inf
 from random import Random
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgeproxy.codec._leaf import RequestHead, ResponseHead
 from edgeproxy.codec.h1 import CHUNKED
@@ -32,6 +31,7 @@ from edgeproxy.policy.latency import observe
 from edgeproxy.policy.retry import IDEMPOTENT, decide
 from edgeproxy.session.client import Client
 from edgeproxy.session.hashing import exchange_key
+from edgeproxy.session.record import ExchangeRecord
 from edgeproxy.session.reply import Reply, error_reply, options_reply, redirect_reply, route_reply
 from edgeproxy.session.upload import Upload
 from edgeproxy.snapshot import Snapshot
@@ -49,26 +49,21 @@ EVIDENCE = frozenset({502, 503, 504})  # statuses that count against an endpoint
 _rng = Random()
 
 
-class Stage(IntEnum):
-    NONE = 0
-    ACQUIRING = 1
-    AWAITING = 2
-    BODY = 3
-    TUNNEL = 4
-    ENDED = 5
+# Plain numbers, not an enum: the compiled code compares them in an instruction.
+_NONE: Final = 0
+_ACQUIRING: Final = 1
+_AWAITING: Final = 2
+_BODY: Final = 3
+_TUNNEL: Final = 4
+_ENDED: Final = 5
 
 
-_NONE, _ACQUIRING, _AWAITING, _BODY, _TUNNEL, _ENDED = Stage
-_PHASES = {_NONE: Phase.ROUTE, _ACQUIRING: Phase.CONNECT, _AWAITING: Phase.WAIT, _BODY: Phase.BODY,
-           _TUNNEL: Phase.TUNNEL, _ENDED: Phase.DONE}
+_PHASES = (Phase.ROUTE, Phase.CONNECT, Phase.WAIT, Phase.BODY, Phase.TUNNEL, Phase.DONE)  # by stage
 
 
-class Exchange:
-    __slots__ = ("client", "head", "started", "ended", "status", "bytes_in", "bytes_out", "queue_s", "connect_s",
-                 "first_byte_s", "listener", "route", "service", "endpoint", "attempts", "reused", "outcome",
-                 "request_id", "session", "continued",
-                 "_snapshot", "_route", "_service", "_member", "_channel", "_pending", "_timer", "_tries", "_stage",
-                 "_upload", "_target", "_since")
+class Exchange(ExchangeRecord):
+    __slots__ = ("session", "continued", "_snapshot", "_route", "_service", "_member", "_channel", "_pending", "_timer",
+                 "_tries", "_stage", "_upload", "_target", "_since")
 
     def __init__(self, session: Client, listener: str, head: RequestHead | None, started: float, client: str,
                  request_id: str) -> None:
@@ -87,10 +82,12 @@ class Exchange:
         self.route = ""
         self.service = ""
         self.endpoint = ""
-        self.attempts: tuple[tuple[str, str], ...] = ()
-        """(endpoint, reason) of the tries that failed and were followed by another."""
+        self.attempts = ()
+        """(endpoint, reason) of the tries that failed before any of a response was passed on."""
         self.reused = False
         self.outcome = OK
+        self.cause = ""
+        """What was wrong, in words, where the outcome's word does not say it all."""
         self.continued = False
         """The client was told to go on with its body (100)."""
         self._member: Member | None = None
@@ -102,11 +99,6 @@ class Exchange:
         self._upload: Upload | None = None
         """Of a request that has a body."""
         self._target: bytes | None = None
-
-    @property
-    def traceparent(self) -> str:
-        value = self.head.get(b"traceparent") if self.head is not None else None
-        return value.decode("latin-1") if value else ""
 
     # ---- the request
 
@@ -214,7 +206,9 @@ class Exchange:
             self._pending = service.wait(key, (), self._placed)
             if self._pending is not None:
                 return
-        self._answer_error(error)
+            self._answer_error(error, Phase.QUEUE)
+        else:
+            self._answer_error(error)
 
     def _placed(self, place: Member | ProxyError) -> None:
         """The queue has an endpoint for this exchange, or the wait was in vain."""
@@ -341,6 +335,8 @@ class Exchange:
         self.ended = now
         if self._timer is not None:
             self._timer.cancel()
+        trace = head.get(b"traceparent")
+        self.traceparent = trace.decode("latin-1") if trace else ""
         session.log(self)
         session.finished()
 
@@ -377,11 +373,11 @@ class Exchange:
 
     def client_full(self) -> None:
         """The client takes no more of the response."""
-        if self._channel is not None and self._stage is _BODY:
+        if self._channel is not None and self._stage == _BODY:
             self._channel.pause()
 
     def client_ready(self) -> None:
-        if self._channel is not None and self._stage is _BODY:
+        if self._channel is not None and self._stage == _BODY:
             self._channel.resume()
 
     # ---- failure
@@ -396,10 +392,12 @@ class Exchange:
         assert service is not None and member is not None
         if error.kind is not Kind.STALE:  # an idle connection that was closed says nothing about the endpoint
             service.failed(member, error.kind)
-        if self._stage is _BODY:
+        if self._stage == _BODY:
             self._leave()
+            self.cause = error.cause
             self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
         elif not self._retried(error, 0):
+            self.attempts = (*self.attempts, (member.address, error.kind.word))
             self._leave()
             self._answer_error(error)
 
@@ -421,7 +419,7 @@ class Exchange:
         if again is None:
             return False
         self._tries = tries
-        self.attempts += ((member.address, error.kind.word if not status else str(status)),)
+        self.attempts = (*self.attempts, (member.address, error.kind.word if not status else str(status)))
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.release(now, self._request_done)
@@ -429,24 +427,27 @@ class Exchange:
         self._use(service, again, stale, now)
         return True
 
-    def client_gone(self) -> None:
-        """The client left: nothing it started goes on."""
-        if self._stage is _ENDED:
+    def client_gone(self, kind: Kind = Kind.CLIENT_GONE) -> None:
+        """The client left, or (DRAINING) is being left: nothing it started goes on."""
+        if self._stage == _ENDED:
             return
         self._give_up()
-        self.status = self.status or Kind.CLIENT_GONE.status
-        self._finish(Outcome(Kind.CLIENT_GONE.word, _PHASES[self._stage]), monotonic(), told=False)
+        self.status = self.status or kind.status
+        self._finish(Outcome(kind.word, _PHASES[self._stage]), monotonic(), told=False)
 
     def request_failed(self, error: ProxyError) -> None:
         """The client broke the protocol or a limit within its body, or was too slow."""
-        if self._stage is _ENDED:
+        if self._stage == _ENDED:
             return
-        begun = self._stage is _BODY
+        stage = self._stage
         self._give_up()
-        if begun:
+        if stage == _BODY:
+            self.cause = error.cause
             self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
+        elif error.kind is Kind.TOTAL_TIMEOUT:
+            self._answer_error(error)
         else:
-            self._answer_error(error, Phase.SEND)
+            self._answer_error(error, Phase.HEAD if stage == _NONE else Phase.SEND)
 
     def _give_up(self) -> None:
         """Let go of the place in the queue, the dial or the channel."""
@@ -460,7 +461,7 @@ class Exchange:
 
     def _total_expired(self) -> None:
         self._timer = None
-        if self._stage is not _ENDED:
+        if self._stage != _ENDED:
             self.request_failed(ProxyError(Kind.TOTAL_TIMEOUT, "the exchange took longer than the route allows"))
 
     def _leave(self) -> None:
@@ -475,22 +476,24 @@ class Exchange:
         self._answer_error(error, Phase.HEAD)
 
     def _answer_error(self, error: ProxyError, phase: Phase | None = None) -> None:
+        self.cause = error.cause
         reply = error_reply(error, status_for(error), self.head, self.request_id)
         self._answer(reply, Outcome(error.kind.word, phase or _PHASES[self._stage]))
 
     def _answer(self, reply: Reply, outcome: Outcome) -> None:
         self.status = reply.status
-        self.bytes_out = len(reply.body)
-        self.session.respond_local(reply)
+        self.bytes_out = self.session.respond_local(reply)
         self._finish(outcome, monotonic())
 
     def _finish(self, outcome: Outcome, now: float, cut: bool = False, told: bool = True) -> None:
-        assert self._stage is not _ENDED
+        assert self._stage != _ENDED
         self._stage = _ENDED
         self.outcome = outcome
         self.ended = now
         if self._timer is not None:
             self._timer.cancel()
+        trace = self.head.get(b"traceparent") if self.head is not None else None
+        self.traceparent = trace.decode("latin-1") if trace else ""
         session = self.session
         session.log(self)
         if cut:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from enum import IntEnum
 from itertools import count
 from secrets import token_hex
 from time import monotonic
+from typing import Final
 
 from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
 from edgeproxy.codec.h1 import RequestDecoder, encode_chunk, encode_last_chunk
@@ -35,29 +35,25 @@ from edgeproxy.session.reply import Reply, date_field, reason_for
 
 DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
-CLOSE_TIME = 60.0  # for a client to take what is queued before the connection closes
 
 
 _process = token_hex(6)
 _connections = count(1)
 
 
-class State(IntEnum):
-    IDLE = 0
-    ACTIVE = 1
-    DRAIN = 2
-    LINGER = 3
-    TUNNEL = 4
-    CLOSED = 5
-
-
-_IDLE, _ACTIVE, _DRAIN, _LINGER, _TUNNEL, _CLOSED = State
+# Plain numbers, not an enum: the compiled code compares them in an instruction.
+_IDLE: Final = 0
+_ACTIVE: Final = 1
+_DRAIN: Final = 2
+_LINGER: Final = 3
+_TUNNEL: Final = 4
+_CLOSED: Final = 5
 
 
 class Http1Session(Receiver):
     __slots__ = ("listener", "loop", "poller", "transport", "peer", "forward", "log", "port", "decoder", "deadline",
                  "state", "_closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare",
-                 "_full", "_running", "_dropped", "_pace", "_begun", "_id", "_number", "_held")
+                 "_full", "_running", "_dropped", "_received", "_pace", "_begun", "_id", "_number", "_held")
 
     def __init__(self, listener: HttpListener, sock: socket.socket, peer: str, closed: Callable[[], None]) -> None:
         config = listener.config
@@ -83,6 +79,7 @@ class Http1Session(Receiver):
         self._full = False      # the client takes no more for now
         self._running = False   # the loop over pipelined requests is on the stack
         self._dropped = 0
+        self._received = 0      # bytes of bodies
         self._pace: Pace | None = None
         self._id = f"{_process}{next(_connections):x}-"
         self._number = 0        # of the request on this connection; with `_id` the request's id
@@ -95,13 +92,13 @@ class Http1Session(Receiver):
 
     def data_received(self, data: bytes) -> None:
         state = self.state
-        if state is _IDLE:
+        if state == _IDLE:
             self._requests(data)
-        elif state is _ACTIVE:
+        elif state == _ACTIVE:
             self._more(data)
-        elif state is _DRAIN:
+        elif state == _DRAIN:
             self._drop_body(data)
-        elif state is _LINGER:
+        elif state == _LINGER:
             self._dropped += len(data)
             if self._dropped > DRAIN_LIMIT:
                 self.transport.abort()
@@ -122,7 +119,7 @@ class Http1Session(Receiver):
                         self.deadline.set(monotonic() + self.listener.header_time)
                     return
                 self._begin(head)
-                if self.state is not _IDLE or self._full or not self.decoder.rest:
+                if self.state != _IDLE or self._full or not self.decoder.rest:
                     return
                 data = self.decoder.next()
         finally:
@@ -154,17 +151,16 @@ class Http1Session(Receiver):
             return False
         if decoder.done:
             exchange.body_ended(decoder.trailers)
-        else:
+        elif not head.expect:  # else it is the endpoint's turn
             self._watch(exchange.started)
         return True
 
     def _more(self, data: bytes) -> None:
         """Bytes while an exchange runs."""
         decoder = self.decoder
-        if decoder.done:
+        if self.decoder.done:
             decoder.rest += data
-            self._held = True
-            self.transport.pause_reading()
+            self._hold()
             return
         exchange = self._exchange
         assert exchange is not None
@@ -174,9 +170,14 @@ class Http1Session(Receiver):
             self._last = True
             exchange.request_failed(error)
             return
+        self._received += len(data)
         if exchange.bytes_in + len(payload) > self.listener.body_limit:
             self._too_large(exchange)
             return
+        if decoder.done:
+            self._pace = None
+        elif self._pace is None:
+            self._watch(monotonic())
         exchange.request_data(payload, decoder.done, decoder.trailers)
 
     def _too_large(self, exchange: Exchange) -> None:
@@ -209,16 +210,23 @@ class Http1Session(Receiver):
         exchange.refuse(error)
 
     def pause_request(self) -> None:
-        if self.state is _ACTIVE and not self.decoder.done:
-            self._held = True
-            self.transport.pause_reading()
+        if self.state == _ACTIVE and not self.decoder.done:
+            self._hold()
             self._pace = None  # silence that we asked for is not the client's fault
 
     def resume_request(self) -> None:
-        if self._held and self.state is _ACTIVE and not self.decoder.done:
-            self._held = False
-            self.transport.resume_reading()
+        if self._held and self.state == _ACTIVE and not self.decoder.done:
+            self._release()
             self._watch(monotonic())
+
+    def _hold(self) -> None:
+        """Read no more for now: what comes stays in the kernel."""
+        self._held = True
+        self.transport.pause_reading()
+
+    def _release(self) -> None:
+        self._held = False
+        self.transport.resume_reading()
 
     # ---- responses (called by the exchange)
 
@@ -241,6 +249,8 @@ class Http1Session(Receiver):
         else:
             data += payload
         self.transport.write(data)
+        if self._full and not done and self._exchange is not None:
+            self._exchange.client_full()  # it was full before there was a body to be paused
 
     def _unsure(self) -> None:
         """A final answer though 100 was awaited: whether the body still comes is anybody's guess (RFC 9110 §10.1.1)."""
@@ -260,8 +270,10 @@ class Http1Session(Receiver):
 
     def respond_interim(self, head: ResponseHead) -> None:
         self.transport.write(head.inbound(self._minor, False, None))
+        if head.status == 100 and not self.decoder.done:
+            self._watch(monotonic())
 
-    def respond_local(self, reply: Reply) -> None:
+    def respond_local(self, reply: Reply) -> int:
         exchange = self._exchange
         assert exchange is not None
         if not self.decoder.done:
@@ -280,6 +292,7 @@ class Http1Session(Receiver):
         if not bodiless:
             lines.append(reply.body)
         self.transport.write(b"".join(lines))
+        return 0 if bodiless else len(reply.body)
 
     def respond_cut(self) -> None:
         """The response cannot be finished; it must not look complete: no last chunk, and RST where only the close
@@ -305,8 +318,9 @@ class Http1Session(Receiver):
             self._idle(exchange.ended)
         else:
             self.state = _DRAIN
+            self._pace = None
             self._dropped = 0
-            self.transport.resume_reading()
+            self._release()
             self.deadline.set(monotonic() + self.listener.body_time)
 
     def _idle(self, now: float) -> None:
@@ -320,24 +334,30 @@ class Http1Session(Receiver):
         deadline.at = at = now + listener.idle
         if at < deadline.fires:
             deadline.arm(at)
+        if self._full:  # no further request before the client has taken the answers it has
+            self._hold()
+            self._watch(now)
+            return
+        self._pace = None
         if self._held:
-            self._held = False
-            self.transport.resume_reading()
-        if self.decoder.rest and not self._running and not self._full:
+            self._release()
+        if self.decoder.rest and not self._running:
             self._requests(self.decoder.next())
 
     def _close(self) -> None:
-        """Send what is queued and close; a client that does not take it has the body timeout's time."""
+        """Send what is queued, then close."""
         self.state = _CLOSED
+        self._pace = None
         self.transport.close()
-        self.deadline.set(monotonic() + min(self.listener.body_time, CLOSE_TIME))
+        self.deadline.set(monotonic() + LINGER_TIME)
 
     def _linger(self) -> None:
         """Send FIN behind the answer and drop what still comes, for a while."""
         self.state = _LINGER
+        self._pace = None
         self._dropped = 0
         self.transport.write_eof()
-        self.transport.resume_reading()
+        self._release()
         self.deadline.set(monotonic() + LINGER_TIME)
 
     # ---- upgrades
@@ -368,8 +388,10 @@ class Http1Session(Receiver):
         self._pace = None
         if self._exchange is not None:
             self._exchange.client_ready()
-        elif self.state is _IDLE and self.decoder.rest:
-            self._requests(self.decoder.next())
+            if not self.decoder.done and not self._held:
+                self._watch(monotonic())
+        elif self.state == _IDLE:
+            self._idle(monotonic())
 
     def _watch(self, now: float) -> None:
         """From now on the client has to make progress, see `pace.py`."""
@@ -377,34 +399,42 @@ class Http1Session(Receiver):
         self.deadline.set(pace.look_at)
 
     def _progress(self) -> int:
-        return self.transport.taken + (self._exchange.bytes_in if self._exchange is not None else 0)
+        return self.transport.taken + self._received
 
     def _expired(self) -> None:
         now = monotonic()
         pace = self._pace
-        if self.state is _IDLE and not self._full:
+        if pace is not None:
+            self._look(pace, now)
+        elif self.state == _IDLE:
             if self._begun:
                 self._refuse(ProxyError(Kind.REQUEST_TIMEOUT, "the request's head did not come in time"))
             else:
                 self._close()
-        elif pace is not None and (self._full or not self.decoder.done):
-            if not pace.too_slow(now, self._progress()):
-                self.deadline.set(pace.look_at)
-            elif self._full:
-                self.transport.reset()
-            elif self._exchange is not None:
-                self._last = True
-                self._exchange.request_failed(ProxyError(Kind.REQUEST_TIMEOUT, "the request's body came too slowly"))
+        elif self.state in (_LINGER, _CLOSED) and self.transport.get_write_buffer_size():
+            self._watch(now)  # the answer is not through yet, and that has as much time as any
         elif self.state in (_DRAIN, _LINGER, _CLOSED):
             self.transport.abort()
+
+    def _look(self, pace: Pace, now: float) -> None:
+        """Whether the client that is being watched makes progress."""
+        if self.state in (_LINGER, _CLOSED) and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        elif not pace.too_slow(now, self._progress()):
+            self.deadline.set(pace.look_at)
+        elif self._exchange is not None and not self._full:
+            self._last = True
+            self._exchange.request_failed(ProxyError(Kind.REQUEST_TIMEOUT, "the request's body came too slowly"))
+        else:
+            self.transport.reset()
 
     # ---- the end
 
     def eof_received(self) -> bool:
-        if self.state is _IDLE and self.decoder.in_head:
+        if self.state == _IDLE and self.decoder.in_head:
             self._refuse(ProxyError(Kind.BAD_REQUEST, "the connection was closed within the head"))
             return True
-        elif self.state is _ACTIVE:
+        elif self.state == _ACTIVE:
             self._gone()
             self.transport.abort()
         return False
@@ -428,12 +458,15 @@ class Http1Session(Receiver):
 
     def drain(self) -> None:
         """End as soon as it can be done without cutting anything."""
-        if self.state is _IDLE and not self._begun:
+        if self.state == _IDLE and not self._begun:
             self._close()
 
     def cut(self) -> None:
         """End now."""
         if self._tunnel is not None:
             self._tunnel.abort(Outcome(Kind.DRAINING.word, Phase.TUNNEL))
-        else:
-            self.transport.reset()
+            return
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone(Kind.DRAINING)
+        self.transport.reset()

@@ -11,23 +11,23 @@ FLOOR = 500.0
 
 
 class Pace:
-    __slots__ = ("look_at", "_window", "_since", "_mark", "_start", "_silent")
+    __slots__ = ("look_at", "_timeout", "_window", "_since", "_start", "_moved_at", "_mark")
 
     def __init__(self, timeout: float, now: float, progress: int) -> None:
         """`timeout` seconds without a byte (inf: no limit); `progress` is a count of bytes that only grows."""
+        self._timeout = timeout
         self._window = min(timeout / 2, GRACE)
-        self._since = now
-        self._mark = self._start = progress
-        self._silent = 0
+        self._since = self._moved_at = now
+        self._start = self._mark = progress
         self.look_at = now + self._window
         """When to ask again."""
 
     def too_slow(self, now: float, progress: int) -> bool:
-        moved = progress - self._mark
-        elapsed = now - self._since
-        self._silent = self._silent + 1 if moved == 0 else 0
-        self._mark = progress
+        if progress != self._mark:
+            self._mark = progress
+            self._moved_at = now
         self.look_at = now + self._window
-        if self._silent >= 2:
+        if now - self._moved_at >= self._timeout:
             return True
-        return elapsed >= GRACE and (progress - self._start) < FLOOR * elapsed
+        elapsed = now - self._since
+        return elapsed >= GRACE and progress - self._start < FLOOR * elapsed

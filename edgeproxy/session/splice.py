@@ -12,18 +12,18 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from edgeproxy.net.poller import BROKEN, ENDING, READABLE, WRITABLE, Poller
 
 SIZE = 256 * 1024
-BULK = 64 * 1024  # a read of this much is the middle of something large: from here on by splice
+LITTLE = 64 * 1024  # a read that fills this much is the middle of something large: from here on by splice
 CALM = 16 * 1024  # and with less than this it is over
 READS = 4  # full reads before others get their turn
 # One buffer for all: it is empty again before anybody else runs, what a sink did not take is copied out of it.
 _BUFFER = bytearray(SIZE)
 _VIEW = memoryview(_BUFFER)
+_LITTLE = _VIEW[:LITTLE]
 _NOTHING = b""
 
 MOST = 16  # two descriptors each
@@ -119,15 +119,12 @@ class Relay(Protocol):
         """A mistake of ours; called from an `except`."""
 
 
-class Way(IntEnum):
-    OPEN = 0
-    BLOCKED = 1
-    """The sink takes no more; what is left waits here and the source is not read."""
-    CLOSED = 2
-    """Its end was passed on, or its sink is gone."""
-
-
-OPEN, BLOCKED, CLOSED = Way  # plain names: an enum's attribute costs on every read
+# Plain numbers, not an enum: the compiled code compares them in an instruction.
+OPEN: Final = 0
+BLOCKED: Final = 1
+"""The sink takes no more; what is left waits here and the source is not read."""
+CLOSED: Final = 2
+"""Its end was passed on, or its sink is gone."""
 
 
 class Flow:
@@ -135,6 +132,7 @@ class Flow:
 
     __slots__ = ("session", "poller", "back", "source", "sink", "recv", "send", "state", "rest",
                  "total", "last", "broken", "bulk", "pipe")
+    __deletable__ = ("back",)  # the compiler of the hot path wants to know
 
     back: Flow
     """The other direction: its sink is our source."""
@@ -160,12 +158,12 @@ class Flow:
         """Something changed at the source, which is the sink of the way back too."""
         try:
             back = self.back
-            if back.state is BLOCKED and events & WRITABLE:
+            if back.state == BLOCKED and events & WRITABLE:
                 back.resume()
-            if self.state is OPEN:
+            if self.state == OPEN:
                 if events & READABLE:
                     self.pump(events & ENDING)
-            elif self.state is CLOSED and events & BROKEN:
+            elif self.state == CLOSED and events & BROKEN:
                 self.session.source_reset(self)
         except Exception:
             self.session.fault()
@@ -176,9 +174,10 @@ class Flow:
             return
         recv, send = self.recv, self.send
         self.last = self.poller.now
+        buffer = _LITTLE
         for _ in range(READS):
             try:
-                size = recv(_BUFFER)
+                size = recv(buffer)
             except BlockingIOError:
                 return
             except OSError:
@@ -199,9 +198,11 @@ class Flow:
                 self.rest = bytes(_VIEW[sent:size])
                 self.state = BLOCKED
                 return
-            if size >= BULK and self._splice():
-                return
-            if size < SIZE and not ending:
+            if size == len(buffer):
+                if self._splice():
+                    return
+                buffer = _VIEW
+            elif not ending:
                 return
         self.poller.again(self._go_on)
 
@@ -245,7 +246,7 @@ class Flow:
         return True
 
     def _go_on(self) -> None:
-        if self.state is OPEN:
+        if self.state == OPEN:
             try:
                 self.pump(ENDING)
             except Exception:
@@ -310,7 +311,7 @@ class Flow:
             self.session.source_reset(self)
             return
         self.state = CLOSED
-        if self.back.state is CLOSED:
+        if self.back.state == CLOSED:
             self.session.end()
             return
         try:
@@ -327,9 +328,9 @@ class Flow:
         self._give_back()
         back = self.back
         back.broken = True
-        if back.state is OPEN:
+        if back.state == OPEN:
             back.pump(ENDING)
-        if back.state is not BLOCKED:
+        if back.state != BLOCKED:
             self.session.source_reset(back)
 
     def release(self) -> None:

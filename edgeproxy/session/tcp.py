@@ -20,9 +20,9 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from enum import IntEnum
 from math import inf
 from time import monotonic
+from typing import Final
 
 from edgeproxy.config import model
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError
@@ -30,6 +30,7 @@ from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.poller import BROKEN, DEAD, ENDING, READABLE, WRITABLE, Poller
 from edgeproxy.net.sockets import close, keepalive, reset
 from edgeproxy.session.hashing import client_key
+from edgeproxy.session.record import ConnectionRecord
 from edgeproxy.session.splice import OPEN, Flow
 from edgeproxy.upstream.connector import begin, settle
 from edgeproxy.upstream.pool import Member
@@ -56,7 +57,7 @@ class Nursery:
     """Gives a connection a timer of its own only when it has lived for a while: most do not.
 
     Who was born is looked at once, YOUNG to 2 × YOUNG seconds later. A timer for each, set and cancelled, would cost a
-    short connection 1.6 µs of 50.
+    short connection 1.4 µs of 45.
     """
 
     __slots__ = ("_born", "_young", "_timer")
@@ -95,11 +96,10 @@ class TcpListener:
         self.half_closed = config.timeouts.half_closed or inf
 
 
-class TcpRecord:
-    """What is told of a connection when it has ended. Times are monotonic; a phase never reached is -1.0."""
+class TcpRecord(ConnectionRecord):
+    """What is told of a connection when it has ended."""
 
-    __slots__ = ("client", "listener", "service", "endpoint", "attempts", "bytes_in", "bytes_out", "started", "ended",
-                 "queue_s", "connect_s", "outcome")
+    __slots__ = ()
 
     def __init__(self, client: str, listener: str, service: str, started: float) -> None:
         self.client = client
@@ -107,8 +107,7 @@ class TcpRecord:
         self.service = service
         self.endpoint = ""
         """The address that was relayed to; empty if none was reached."""
-        self.attempts: list[tuple[str, str]] = []
-        """Address and reason of the tries that failed."""
+        self.attempts = []
         self.bytes_in = 0
         """From the client, as far as the endpoint's socket took them."""
         self.bytes_out = 0
@@ -127,14 +126,11 @@ class TcpRecord:
         return None if self.connect_s < 0.0 else self.connect_s * 1000.0
 
 
-class Stage(IntEnum):
-    QUEUED = 0
-    DIALING = 1
-    RELAYING = 2
-    ENDED = 3
-
-
-_QUEUED, _DIALING, _RELAYING, _ENDED = Stage
+# Plain numbers, not an enum: the compiled code compares them in an instruction.
+_QUEUED: Final = 0
+_DIALING: Final = 1
+_RELAYING: Final = 2
+_ENDED: Final = 3
 
 
 class TcpSession:
@@ -205,7 +201,7 @@ class TcpSession:
     def _client_event(self, events: int) -> None:
         """Before the relay: bytes and FIN can wait in the kernel, a reset client cannot."""
         if events & DEAD:
-            self._cut(_CLIENT_LEFT_QUEUE if self.stage is _QUEUED else _CLIENT_LEFT_EARLY)
+            self._cut(_CLIENT_LEFT_QUEUE if self.stage == _QUEUED else _CLIENT_LEFT_EARLY)
         else:
             self._client_spoke |= events & READABLE
 
@@ -247,7 +243,8 @@ class TcpSession:
             close(self._upstream)
             self._upstream = None
         self._tried.append(member)
-        self._record.attempts.append((member.address, kind.word))
+        record = self._record
+        record.attempts = [*record.attempts, (member.address, kind.word)]
         self.service.failed(member, kind)
         self.service.leave(member)
 
@@ -307,7 +304,7 @@ class TcpSession:
         poller.hand_over(self._upstream_fd, download.event)
         self._expire_at(now + min(SETTLED, self.listener.idle))
         upload.begin(self._first, self._client_spoke)
-        if events & READABLE and download.state is OPEN:
+        if events & READABLE and download.state == OPEN:
             download.pump(events & ENDING)
 
     def half_closed(self) -> None:
@@ -318,7 +315,7 @@ class TcpSession:
 
     def source_reset(self, flow: Flow) -> None:
         """A flow has come to the end of what its source sent before it was reset."""
-        if self.stage is _RELAYING:
+        if self.stage == _RELAYING:
             self._cut(_CLIENT_RESET if flow is self._upload else _UPSTREAM_RESET)
 
     def _expire_at(self, at: float) -> None:
@@ -330,16 +327,16 @@ class TcpSession:
 
     def grow_up(self) -> None:
         """From now on with a timer."""
-        if self._deadline is None and self.stage is not _ENDED:
+        if self._deadline is None and self.stage != _ENDED:
             self._deadline = Deadline(self.loop, self._expired)
             self._deadline.set(self._until)
 
     def _expired(self) -> None:
         try:
-            if self.stage is _DIALING:
+            if self.stage == _DIALING:
                 self._try_failed(Kind.CONNECT_TIMEOUT)
                 self._next()
-            elif self.stage is _RELAYING:
+            elif self.stage == _RELAYING:
                 self._look()
         except Exception:
             self.fault()
@@ -363,7 +360,7 @@ class TcpSession:
     # ---- the end
 
     def _phase(self) -> Phase:
-        return Phase.QUEUE if self.stage is _QUEUED else Phase.CONNECT if self.stage is _DIALING else Phase.TUNNEL
+        return Phase.QUEUE if self.stage == _QUEUED else Phase.CONNECT if self.stage == _DIALING else Phase.TUNNEL
 
     def fault(self) -> None:
         """A mistake of ours; called from an `except`."""
@@ -371,13 +368,13 @@ class TcpSession:
         self._cut(Outcome(Kind.INTERNAL.word, self._phase()))
 
     def _cut(self, outcome: Outcome) -> None:
-        if self.stage is not _ENDED:
+        if self.stage != _ENDED:
             self._close(reset)
             self._told(outcome)
 
     def end(self) -> None:
         """Both sides have closed in good order."""
-        if self.stage is not _ENDED:
+        if self.stage != _ENDED:
             self._close(close)
             self._told(OK)
 

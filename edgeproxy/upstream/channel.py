@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from enum import IntEnum
 from math import inf
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from edgeproxy.codec._leaf import RequestHead, ResponseHead
 from edgeproxy.codec.h1 import CHUNKED, ResponseDecoder, encode_chunk, encode_last_chunk
@@ -46,16 +45,13 @@ class ChannelUser(Protocol):
     def channel_ready(self) -> None: ...
 
 
-class Stage(IntEnum):
-    IDLE = 0
-    WAIT = 1
-    HEAD = 2
-    BODY = 3
-    DONE = 4
-    CLOSED = 5
-
-
-_IDLE, _WAIT, _HEAD, _BODY, _DONE, _CLOSED = Stage  # plain locals: an enum's attribute costs on every read
+# Plain numbers, not an enum: the compiled code compares them in an instruction.
+_IDLE: Final = 0
+_WAIT: Final = 1
+_HEAD: Final = 2
+_BODY: Final = 3
+_DONE: Final = 4
+_CLOSED: Final = 5
 
 
 class Channel(Receiver):
@@ -108,14 +104,14 @@ class Channel(Receiver):
             return
         decoder = self.decoder
         try:
-            if self.stage is _BODY:
+            if self.stage == _BODY:
                 payload = decoder.body(data)
                 if decoder.done:
                     self.stage = _DONE
                 else:
                     self.deadline.set(monotonic() + self._timeout)
                 user.response_data(payload, decoder.done)
-            elif self.stage is _DONE:
+            elif self.stage == _DONE:
                 self._keep_alive = False  # bytes behind the response: the endpoint is out of step
             else:
                 self.stage = _HEAD
@@ -163,12 +159,12 @@ class Channel(Receiver):
 
     def pause(self) -> None:
         """The client is slow: stop reading, and do not blame the endpoint for the silence."""
-        if self.stage is _BODY:
+        if self.stage == _BODY:
             self.transport.pause_reading()
             self.deadline.at = inf
 
     def resume(self) -> None:
-        if self.stage is _BODY:
+        if self.stage == _BODY:
             self.deadline.set(monotonic() + self._timeout)
             self.transport.resume_reading()
 
@@ -187,7 +183,7 @@ class Channel(Receiver):
         self.user = None
         pool = self.member.pool
         idle = pool.idle
-        if (reusable and self.stage is _DONE and self._keep_alive and not self.decoder.rest
+        if (reusable and self.stage == _DONE and self._keep_alive and not self.decoder.rest
                 and len(idle) < pool.limit):
             self.stage = _IDLE
             self.reused = True
@@ -215,7 +211,7 @@ class Channel(Receiver):
         self.transport.reset()
 
     def _leave_pool(self) -> None:
-        if self.stage is _IDLE:
+        if self.stage == _IDLE:
             self.member.pool.remove(self)
         self.stage = _CLOSED
 
@@ -226,7 +222,7 @@ class Channel(Receiver):
             user.channel_failed(error)
 
     def eof_received(self) -> bool:
-        if self.stage is _BODY and self.user is not None and self.decoder.eof():
+        if self.stage == _BODY and self.user is not None and self.decoder.eof():
             self.stage = _DONE
             self._keep_alive = False
             self.user.response_data(b"", True)
@@ -240,11 +236,11 @@ class Channel(Receiver):
     def _gone(self) -> None:
         if self.user is None:
             self.close()
-        elif self.stage is _WAIT:
+        elif self.stage == _WAIT:
             self._fail(ProxyError(Kind.STALE if self.reused else Kind.RESET, "closed before the response"))
-        elif self.stage is _HEAD:
+        elif self.stage == _HEAD:
             self._fail(ProxyError(Kind.RESPONSE_CUT, "closed within the response's head"))
-        elif self.stage is _BODY:
+        elif self.stage == _BODY:
             self._fail(ProxyError(Kind.RESPONSE_CUT, "closed within the response's body"))
 
     def _expired(self) -> None:

@@ -205,15 +205,23 @@ class Service:
 
     def failed(self, member: Member, kind: Kind) -> None:
         """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready."""
+        if self._known.get(member.address) is not member:
+            return  # it has left the configuration: what it still does is nobody's business
         others = sum(m.ready and m is not member and m.weight > 0 for m in self.view.members)
         if not self._health.failed(member, monotonic(), others):
             return
         seconds = max(0.0, member.ejected_until - monotonic())
         _log.warning("service %s: endpoint %s ejected for %.0f s: %s", self.name, member.address, seconds, kind.word)
-        self._restores[member] = self._loop.call_later(seconds + 0.001, self._restore, member)
+        self._restore_in(member, seconds)
+
+    def _restore_in(self, member: Member, seconds: float) -> None:
+        self._restores[member] = self._loop.call_later(seconds, self._restore, member)
 
     def _restore(self, member: Member) -> None:
         self._restores.pop(member, None)
-        if self._health.restore(member, monotonic()):
+        now = monotonic()
+        if self._health.restore(member, now):
             _log.info("service %s: endpoint %s takes traffic again", self.name, member.address)
             self.wake()
+        elif now < member.ejected_until:  # a loop that counts whole milliseconds may be early
+            self._restore_in(member, member.ejected_until - now + 0.001)

@@ -679,7 +679,7 @@ pub fn find_head_end(data: &[u8], start: usize) -> Judged<Option<usize>> {
         match memchr::memmem::find(window, b"\r\n") {
             None => {
                 if start < first + MAX_METHOD + 2 || stop - first > MAX_TARGET + 64 {
-                    begin_request_line(&data[first..stop])?;
+                    begin_request_line(&window[..window.len().min(stop - first)])?;
                 }
             }
             Some(line) if first + line + 2 > start => {

@@ -369,11 +369,13 @@ class Case:
         marked = any(tag.endswith(b" mark") for tag in from_origin)
         whole, behind, last = self.row.get("messages"), kinds["request"], before[-1] if before else None
         # a connection given up by "Connection: close" may stay open a while; nothing on it counts any more
-        gone = closed or asked and last is not None and last.bye and len(answers.got) == len(before) and not kinds["mark"]
+        said_bye = asked and last is not None and last.bye
+        gone = closed or said_bye and len(answers.got) == len(before) and not kinds["mark"]
         # HTTP/0.9: the recorder's empty answer is nothing at all
         simple = closed and not answers.got and behind == 1 and re.match(rb"[A-Z]+ [^ \r\n]+\r?\n", self.raw)
         self.saw = (f"answers {[a.status if a.tag is None else f'{a.status} origin' for a in answers.got]}"
-                    f"{' then closed' if closed else ' then silence' if gone else ', open'}; origin {behind} requests, {kinds['mark']} follow-ups")
+                    f"{' then closed' if closed else ' then silence' if gone else ', open'}; "
+                    f"origin {behind} requests, {kinds['mark']} follow-ups")
         self.flaws = [f"origin: {e.kind}: {e.text}" for e in events if e.kind in ("differ", "malformed")]
         surplus = behind + kinds["mark"] - len(from_origin) - bool(answers.flaw or simple)
         if surplus and not self.flaws and not answers.flaw:

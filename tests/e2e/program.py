@@ -109,7 +109,7 @@ class Edge:
     def ready(self) -> Edge:
         """Wait until it has printed all its listeners."""
         text = self.file.read_text()
-        ports = re.findall(r":(\d+)", " ".join(re.findall(r"bind: *(\[[^]]*\]|'[^']*'|\"[^\"]*\"|\S+)", text)))
+        ports = re.findall(r":(\d{4,5})\b", " ".join(re.findall(r"bind: *(\[[^]]*\]|'[^']*'|\"[^\"]*\"|\S+)", text)))
 
         def printed() -> bool:
             if self.process.poll() is not None:
@@ -223,6 +223,12 @@ class Edge:
     @property
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU it has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def alive(self) -> bool:

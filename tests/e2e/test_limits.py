@@ -131,7 +131,7 @@ def test_413_with_expect_comes_before_the_body(edge: StartEdge, stage: StartStag
 
 @pytest.mark.parametrize(("start", "status"), [
     ("CONNECT x.invalid:443 HTTP/1.1", 405), ("TRACE / HTTP/1.1", 405), ("GET / HTTP/2.0", 505),
-    ("GET / HTTP/3.1", 505), ("GET /a#b HTTP/1.1", 400), ("GET  / HTTP/1.1", 400), ("GET /../x HTTP/1.1", 400),
+    ("GET / HTTP/3.1", 505), ("PRI * HTTP/2.0", 505), ("GET /a#b HTTP/1.1", 400), ("GET  / HTTP/1.1", 400), ("GET /../x HTTP/1.1", 400),
     ("get http://other.invalid/ HTTP/1.1", 400)])
 def test_request_lines_that_are_refused(
         edge: StartEdge, stage: StartStage, dial: Dial, start: str, status: int) -> None:
@@ -144,6 +144,16 @@ def test_request_lines_that_are_refused(
     if status == 405:
         assert "GET" in (answer.get("allow") or "")
     assert proxy.entry()["status"] == status
+    assert endpoint.untouched()
+
+
+def test_tls_on_a_plain_listener(edge: StartEdge, stage: StartStage, dial: Dial) -> None:
+    endpoint, port = stage(), free_port()
+    edge(web(port, endpoint.port))
+    client = dial(port)
+    client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2)
+    data, _ = client.ending()
+    assert data.startswith(b"HTTP/1.1 400 ") or not data
     assert endpoint.untouched()
 
 

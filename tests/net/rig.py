@@ -189,15 +189,16 @@ class Relay:
     """A tcp listener on loopback with one service, as the program puts them together."""
 
     def __init__(self, *endpoints: Endpoint | Refusing | Silent, timeouts: model.ListenerTimeouts | None = None,
-                 service: model.Service | None = None, service_type: type[Service] = Service) -> None:
+                 service: model.Service | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.endpoints = endpoints
         self.poller = Poller(self.loop)
-        config = model.Listener("front", (), "tcp", service="back", timeouts=timeouts or model.ListenerTimeouts())
-        self.listener = TcpListener(config, self.poller)
+        front = model.Listener("front", (), "tcp", service="back", timeouts=timeouts or model.ListenerTimeouts())
+        self.listener = TcpListener(front, self.poller)
         base = service or model.Service("back")
-        self.service = service_type(self.loop, model.Service("back", tuple(e.address for e in endpoints), base.balance,
-                                                             base.eject, base.limits, base.timeouts), random.Random(1))
+        config = model.Service("back", tuple(e.address for e in endpoints), base.balance, base.eject, base.limits,
+                               base.timeouts)
+        self.service = Service(self.loop, config, random.Random(1))
         self.limit = ConnectionLimit(10_000)
         self.sessions: list[TcpSession] = []
         self.records: list[TcpRecord] = []

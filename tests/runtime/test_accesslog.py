@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from edgeproxy.errors import OK, Outcome, Phase
 from edgeproxy.runtime import accesslog
 from edgeproxy.runtime.accesslog import AccessLog, unwritable
 from edgeproxy.runtime.logline import CombinedLines, JsonLines
+from edgeproxy.session.record import ExchangeRecord
 
 EPOCH = 1_763_831_976.0  # 2025-11-22T17:19:36Z
 
@@ -35,29 +35,17 @@ def head(*fields: bytes, target: bytes = b"/x?y=1", method: bytes = b"GET") -> R
     return parsed
 
 
-@dataclass
-class Ended:
+def Ended(head: RequestHead | None = None, **words: Any) -> ExchangeRecord:  # noqa: N802
     """An exchange that is over."""
-
-    head: RequestHead | None = None
-    started: float = 10.0
-    ended: float = 10.003123
-    client: str = "192.0.2.7"
-    status: int = 200
-    bytes_in: int = 0
-    bytes_out: int = 1234
-    queue_s: float = -1.0
-    connect_s: float = -1.0
-    first_byte_s: float = 0.00234
-    listener: str = "web"
-    route: str = "site"
-    service: str = "app"
-    endpoint: str = "10.0.0.5:80"
-    attempts: list[tuple[str, str]] = field(default_factory=list)
-    reused: bool = True
-    outcome: Outcome = OK
-    request_id: str = "0011"
-    traceparent: str = ""
+    record = ExchangeRecord()
+    ordinary: dict[str, Any] = {
+        "head": head, "started": 10.0, "ended": 10.003123, "client": "192.0.2.7", "status": 200, "bytes_in": 0,
+        "bytes_out": 1234, "queue_s": -1.0, "connect_s": -1.0, "first_byte_s": 0.00234, "listener": "web",
+        "route": "site", "service": "app", "endpoint": "10.0.0.5:80", "attempts": (), "reused": True, "outcome": OK,
+        "request_id": "0011", "traceparent": "", "cause": ""}
+    for name, value in (ordinary | words).items():
+        setattr(record, name, value)
+    return record
 
 
 def json_lines() -> JsonLines:

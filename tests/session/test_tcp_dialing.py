@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
 
 import pytest
 
 from edgeproxy.config import model
-from edgeproxy.errors import OK, Kind, Outcome, Phase
+from edgeproxy.errors import OK, Outcome, Phase
 from edgeproxy.session import tcp
 from edgeproxy.upstream.pool import Member
-from edgeproxy.upstream.service import Service
 from net.rig import Endpoint, Refusing, Relay, Run, Silent, both_loops, leaves_nothing_open, until
 
 pytestmark = both_loops
@@ -285,27 +283,17 @@ def test_abort_in_every_early_phase(run: Run) -> None:
 
 # ---- faults of our own
 
-class Faulty(Service):
-    """A service with a mistake in it."""
-
-    faulty = "pick"
-
-    def pick(self, key: int = 0, tried: Collection[Member] = ()) -> Member | None:
-        if self.faulty == "pick":
-            raise ZeroDivisionError
-        return super().pick(key, tried)
-
-    def failed(self, member: Member, kind: Kind) -> None:
+def test_a_mistake_ends_one_connection_and_is_logged(run: Run, caplog) -> None:
+    def wrong(key: int) -> Member:
         raise ZeroDivisionError
 
-
-def test_a_mistake_ends_one_connection_and_is_logged(run: Run, caplog) -> None:
     async def main() -> None:
-        async with Relay(Endpoint(), service_type=Faulty) as relay:
+        async with Relay(Endpoint()) as relay:
+            relay.service.first, right = wrong, relay.service.first
             client = await relay.client(b"x")
             assert await client.was_reset() == b""
             assert (await relay.record()).outcome == Outcome("internal", Phase.CONNECT)
-            relay.service.faulty = ""
+            relay.service.first = right
             client, endpoint = await relay.pair()
             await client.send(b"fine")
             assert await endpoint.receive(4) == b"fine"

@@ -294,7 +294,7 @@ async def fill(sender: Peer, full) -> bytearray:
 @pytest.mark.parametrize("upwards", [True, False], ids=["up", "down"])
 def test_memory_is_bounded_and_nothing_is_lost(run: Run, pipes: int, upwards: bool, monkeypatch) -> None:
     monkeypatch.setattr(splice, "PIPES", splice.Pipes(pipes))
-    monkeypatch.setattr(splice, "BULK", 1)
+    monkeypatch.setattr(splice, "_LITTLE", splice._VIEW[:1])
     monkeypatch.setattr(splice, "CALM", 0)
 
     async def scenario(relay: Relay) -> None:
@@ -352,7 +352,7 @@ def test_large_transfers_both_ways_at_once(run: Run, pipes: int, monkeypatch) ->
 
 def test_a_pipe_that_still_holds_bytes_never_serves_another(run: Run, monkeypatch) -> None:
     monkeypatch.setattr(splice, "PIPES", splice.Pipes(1))
-    monkeypatch.setattr(splice, "BULK", 1)
+    monkeypatch.setattr(splice, "_LITTLE", splice._VIEW[:1])
     monkeypatch.setattr(splice, "CALM", 0)
 
     async def scenario(relay: Relay) -> None:
