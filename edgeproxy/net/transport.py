@@ -16,8 +16,9 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
+from edgeproxy.net.compiler import mypyc_attr
 from edgeproxy.net.poller import BROKEN, ENDING, READABLE, WRITABLE, Poller
 
 _log = logging.getLogger("edgeproxy")
@@ -33,14 +34,6 @@ READS: Final = 4  # full reads before others get their turn
 _OPEN: Final = 0
 _FLUSHING: Final = 1
 _CLOSED: Final = 2
-
-
-if TYPE_CHECKING:
-    from mypy_extensions import mypyc_attr
-else:
-    def mypyc_attr(**words: Any) -> Any:
-        """For the compiler only, which knows the name."""
-        return lambda kind: kind
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

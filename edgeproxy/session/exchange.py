@@ -32,7 +32,7 @@ from edgeproxy.policy.retry import IDEMPOTENT, decide
 from edgeproxy.session.client import Client
 from edgeproxy.session.hashing import exchange_key
 from edgeproxy.session.record import ExchangeRecord
-from edgeproxy.session.reply import Reply, error_reply, options_reply, redirect_reply, route_reply
+from edgeproxy.session.reply import Reply, error_reply, options_reply, route_reply
 from edgeproxy.session.upload import Upload
 from edgeproxy.snapshot import Snapshot
 from edgeproxy.upstream.channel import Channel
@@ -158,11 +158,9 @@ class Exchange(ExchangeRecord):
 
     def _prepare(self, route: Route, head: RequestHead) -> str | None:
         """What few routes ask for; the name of the service, None if the request was answered. Raises ProxyError."""
-        if route.redirect is not None:
-            self._answer(redirect_reply(route, head, "http", self.session.port), OK)
-            return None
-        if route.respond is not None:
-            self._answer(route_reply(route), OK)
+        reply = route_reply(route, head, "http", self.session.port)
+        if reply is not None:
+            self._answer(reply, OK)
             return None
         if route.total_timeout:
             self._timer = self.session.loop.call_later(route.total_timeout, self._total_expired)

@@ -74,9 +74,13 @@ def options_reply() -> Reply:
     return Reply(204, ((b"Allow", METHODS),), b"")
 
 
-def redirect_reply(route: Route, head: RequestHead, scheme: str, port: int) -> Reply:
-    """`port`: of the listener, for a request without a Host."""
-    assert route.redirect is not None
+def route_reply(route: Route, head: RequestHead, scheme: str, port: int) -> Reply | None:
+    """What the route answers itself; None if it leads to a service. `port`: of the listener, for want of a Host."""
+    if route.respond is not None:
+        status, body, content_type = route.respond
+        return Reply(status, _edited(route, [(b"Content-Type", content_type)]), body)
+    if route.redirect is None:
+        return None
     if head.authority:
         port = _named_port(head.authority) or (443 if scheme == "https" else 80)
     location = route.location_for(scheme, head.host, port, head.path, head.query)
@@ -87,12 +91,6 @@ def _named_port(authority: str) -> int:
     """The port of a Host; 0: it names none."""
     _, colon, port = authority.rpartition(":")
     return int(port) if colon and port.isdecimal() else 0
-
-
-def route_reply(route: Route) -> Reply:
-    respond = route.respond
-    assert respond is not None
-    return Reply(respond.status, _edited(route, [(b"Content-Type", respond.content_type)]), respond.body)
 
 
 def _edited(route: Route, fields: list[Field]) -> tuple[Field, ...]:

@@ -10,7 +10,7 @@ from edgeproxy.codec._leaf import RequestHead, parse_request
 from edgeproxy.config import model
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.route import Route
-from edgeproxy.session.reply import Reply, error_reply, options_reply, reason_for, redirect_reply, route_reply
+from edgeproxy.session.reply import Reply, error_reply, options_reply, reason_for, route_reply
 
 NASTY = 'a "quoted" \\ <b>&\r\nX-Evil: 1 é\x00'
 
@@ -91,7 +91,7 @@ def test_every_status_of_ours_has_a_reason() -> None:
 
 def test_a_routes_own_answer() -> None:
     route = Route(model.Route("r", respond=model.Respond(418, "té", "text/x")), 0)
-    assert route_reply(route) == Reply(418, ((b"Content-Type", b"text/x"),), "té".encode())
+    assert route_reply(route, head(), "http", 80) == Reply(418, ((b"Content-Type", b"text/x"),), "té".encode())
 
 
 def test_options_star() -> None:
@@ -107,18 +107,18 @@ def test_options_star() -> None:
 ])
 def test_a_redirect_keeps_what_it_does_not_name(host: str, port: int, target: str, location: str) -> None:
     route = Route(model.Route("r", redirect=model.Redirect(host="b.example")), 0)
-    reply = redirect_reply(route, head(target=target, start=f"Host: {host}\r\n"), "http", port)
+    reply = route_reply(route, head(target=target, start=f"Host: {host}\r\n"), "http", port)
     assert (reply.status, field(reply, b"Location")) == (308, location)
 
 
 def test_a_redirect_never_holds_a_line_break() -> None:
     route = Route(model.Route("r", redirect=model.Redirect(scheme="https")), 0)
     for target in ("/%0d%0aX:1", "//evil.example/", "/\xe9?q=\xff"):
-        location = field(redirect_reply(route, head(target=target), "http", 80), b"Location")
+        location = field(route_reply(route, head(target=target), "http", 80), b"Location")
         assert location.startswith("https://a.example/") and not re.search(r"[\r\n]", location)
 
 
 def test_a_redirect_for_a_client_without_host_is_relative() -> None:
     route = Route(model.Route("r", redirect=model.Redirect(scheme="https")), 0)
-    reply = redirect_reply(route, head(target="//evil.example/x", start="", version="1.0"), "http", 80)
+    reply = route_reply(route, head(target="//evil.example/x", start="", version="1.0"), "http", 80)
     assert re.fullmatch(r"/[^/].*", field(reply, b"Location"))
