@@ -44,6 +44,7 @@ class Kind(Enum):
     INTERNAL = ("internal", "proxy_internal_error", 500, Side.PROXY, RetryClass.NEVER)
     NO_WEIGHT = ("no_weight", "proxy_configuration_error", 500, Side.PROXY, RetryClass.NEVER)
     DRAINING = ("draining", "destination_unavailable", 503, Side.PROXY, RetryClass.NEVER)
+    EXHAUSTED = ("exhausted", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)  # our descriptors or ports
     QUEUE_FULL = ("queue_full", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)
     QUEUE_TIMEOUT = ("queue_timeout", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)
     UNAVAILABLE = ("unavailable", "destination_unavailable", 503, Side.PROXY, RetryClass.NEVER)

@@ -12,7 +12,8 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 from edgeproxy.codec._leaf import Edits, Forward, ResponseHead
 from edgeproxy.codec.h1 import RequestDecoder
@@ -39,17 +40,20 @@ def ok(body: bytes) -> bytes:
 
 # ---- messages by hand
 
-class Message(NamedTuple):
+@dataclass(frozen=True)
+class Message:
     start: str
     fields: dict[str, str]
-    body: bytes
+    """Names in lower case; several of a name are joined."""
+    body: bytes = b""
 
     @property
     def status(self) -> int:
         return int(self.start.split()[1])
 
-    def __getitem__(self, name: str | int | slice) -> str:  # type: ignore[override]
-        return self.fields.get(name, "") if isinstance(name, str) else ""
+    def __getitem__(self, name: str) -> str:
+        """A field's value; empty if there is none."""
+        return self.fields.get(name, "")
 
 
 class Talk(Peer):
@@ -111,7 +115,7 @@ class Talk(Peer):
         for line in lines[1:]:
             name, _, value = line.partition(": ")
             fields[name.lower()] = f"{fields[name.lower()]}, {value}" if name.lower() in fields else value
-        return Message(lines[0], fields, b"")
+        return Message(lines[0], fields)
 
     async def chunk(self) -> bytes:
         """One chunk's payload; empty for the last one, whose trailers are read as well."""
@@ -133,7 +137,7 @@ class Talk(Peer):
             body = await self.receive(int(message.fields["content-length"]))
         elif until_close:
             body = await self.rest()
-        return message._replace(body=body)
+        return replace(message, body=body)
 
     async def request(self) -> Message:
         return await self._body(await self.head(), False)
@@ -251,13 +255,12 @@ class Web(World):
     def __init__(self, *places: Place, routes: tuple[model.Route, ...] | None = None,
                  service: model.Service | None = None, limits: model.ListenerLimits | None = None,
                  timeouts: model.ListenerTimeouts | None = None, trusted: tuple[str, ...] = ()) -> None:
-        from ipaddress import ip_network
-
         listener = model.Listener("web", (model.Bind("127.0.0.1", 8080),), "http",
                                   trusted_proxies=tuple(ip_network(n) for n in trusted),
-                                  limits=limits or model.ListenerLimits(), timeouts=timeouts or model.ListenerTimeouts())
+                                  limits=limits or model.ListenerLimits(),
+                                  timeouts=timeouts or model.ListenerTimeouts())
         super().__init__(places, routes, service, listener)
-        self.http = HttpListener(self.loop, self.poller, listener, self.live, self.logged.append, 8080)
+        self.http = HttpListener(self.loop, self.poller, listener, self.live, self.logged.append)
         self.front = HttpFront(self.http, self._ended)
         self.opened = self.closed = 0
         self.clients: list[Talk] = []
@@ -270,7 +273,7 @@ class Web(World):
         if near is None or far is None:
             near, far = socket_pair()
         self.opened += 1
-        self.front.connected(near, peer)
+        self.front.connected(8080, near, peer)
         self.clients.append(Talk(far))
         return self.clients[-1]
 
@@ -315,9 +318,7 @@ class Asker:
         assert head is not None
         exchange = self.exchange = Exchange(self, "web", head, self.loop.time(), client, "id-1")
         if head.length:
-            exchange.body_begins(decoder.payload)
-            if decoder.done:
-                exchange.body_ended(decoder.trailers)
+            exchange.take_body(decoder.payload, decoder.done, decoder.trailers)
         exchange.start(self.world.live.snapshot)
         return exchange
 
@@ -345,9 +346,10 @@ class Asker:
     def respond_interim(self, head: ResponseHead) -> None:
         self.told.append(f"interim {head.status}")
 
-    def respond_local(self, reply: Reply) -> None:
+    def respond_local(self, reply: Reply) -> int:
         self.told.append(f"reply {reply.status}")
         self.reply = reply
+        return len(reply.body)
 
     def respond_cut(self) -> None:
         self.told.append("cut")

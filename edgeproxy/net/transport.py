@@ -93,7 +93,7 @@ class SocketTransport:
             self._writable()
         if not self._reading:
             self._unread = True
-            if events & BROKEN and self._state == _OPEN and not self._eof_seen:
+            if events & BROKEN and self._state == _OPEN:
                 self._lose(ConnectionResetError("reset by the peer"))
         elif events & ENDING or self._read_size == READ_LARGE:
             self._read(events & ENDING)

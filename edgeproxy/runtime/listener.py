@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from edgeproxy.config import model
@@ -27,7 +28,7 @@ class Front(Protocol):
     """What serves the connections, by protocol."""
 
     def apply(self, config: model.Listener) -> None: ...
-    def connected(self, sock: socket.socket, peer: str) -> None: ...
+    def connected(self, port: int, sock: socket.socket, peer: str) -> None: ...
     def drain(self) -> None: ...
     def cut(self) -> None: ...
     def count(self) -> int: ...
@@ -43,8 +44,8 @@ class HttpFront:
     def apply(self, config: model.Listener) -> None:
         self._http.apply(config)
 
-    def connected(self, sock: socket.socket, peer: str) -> None:
-        Http1Session(self._http, sock, peer, self._ended)
+    def connected(self, port: int, sock: socket.socket, peer: str) -> None:
+        Http1Session(self._http, sock, peer, port, self._ended)
 
     def drain(self) -> None:
         self._http.draining = True
@@ -76,7 +77,7 @@ class TcpFront:
         self._tcp.apply(config)
         self._service = config.service or ""
 
-    def connected(self, sock: socket.socket, peer: str) -> None:
+    def connected(self, port: int, sock: socket.socket, peer: str) -> None:
         sessions, log, ended = self._sessions, self._log, self._ended
 
         def over(record: TcpRecord) -> None:
@@ -110,8 +111,7 @@ class Listener:
         self._gone: Callable[[], None] | None = None
         self._front: Front
         if config.protocol == "http":
-            port = config.bind[0].port
-            self._front = HttpFront(HttpListener(loop, poller, config, live, log.exchange, port), self._ended)
+            self._front = HttpFront(HttpListener(loop, poller, config, live, log.exchange), self._ended)
         else:
             self._front = TcpFront(loop, TcpListener(config, poller), live, log.connection, self._ended)
 
@@ -125,7 +125,10 @@ class Listener:
             self._acceptors.pop(sock).stop()
         for sock in sockets:
             if sock not in self._acceptors:
-                acceptor = Acceptor(self._loop, sock, self._front.connected, self._limit, self._say)
+                name = sock.getsockname()
+                port = 80 if isinstance(name, str) else name[1]  # what is said of a connection over a unix socket
+                connected = partial(self._front.connected, port)
+                acceptor = Acceptor(self._loop, sock, connected, self._limit, self._say)
                 self._acceptors[sock] = acceptor
                 acceptor.start()
 

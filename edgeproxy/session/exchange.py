@@ -56,8 +56,6 @@ _AWAITING: Final = 2
 _BODY: Final = 3
 _TUNNEL: Final = 4
 _ENDED: Final = 5
-
-
 _PHASES = (Phase.ROUTE, Phase.CONNECT, Phase.WAIT, Phase.BODY, Phase.TUNNEL, Phase.DONE)  # by stage
 
 
@@ -83,11 +81,9 @@ class Exchange(ExchangeRecord):
         self.service = ""
         self.endpoint = ""
         self.attempts = ()
-        """(endpoint, reason) of the tries that failed before any of a response was passed on."""
         self.reused = False
         self.outcome = OK
         self.cause = ""
-        """What was wrong, in words, where the outcome's word does not say it all."""
         self.continued = False
         """The client was told to go on with its body (100)."""
         self._member: Member | None = None
@@ -102,21 +98,23 @@ class Exchange(ExchangeRecord):
 
     # ---- the request
 
-    def body_begins(self, payload: bytes) -> None:
+    def take_body(self, payload: bytes, done: bool, trailers: bytes) -> None:
         """Before `start`, of a request that has a body: what came of it with the head."""
-        self._upload = Upload(payload, self.head.length == CHUNKED)  # type: ignore[union-attr]
+        upload = self._upload = Upload(payload, self.head.length == CHUNKED)  # type: ignore[union-attr]
         self.bytes_in = len(payload)
-
-    def body_ended(self, trailers: bytes) -> None:
-        """Before `start`: and that was all of it."""
-        self._upload.end(trailers)  # type: ignore[union-attr]
+        if done:
+            upload.end(trailers)
 
     def start(self, snapshot: Snapshot) -> None:
         """Route the request and bring it under way."""
         head = self.head
         assert head is not None
         self._snapshot = snapshot
-        route = snapshot.routers[self.listener].find(head.host, head.path, head.method, head)
+        router = snapshot.routers.get(self.listener)
+        if router is None:  # a reload has removed the listener between this request's first byte and its last
+            self._answer_error(ProxyError(Kind.DRAINING, "the listener is going away"))
+            return
+        route = router.find(head.host, head.path, head.method, head)
         if head.path == "*":  # OPTIONS * asks the proxy itself
             self._answer(options_reply(), OK)
             return
@@ -227,9 +225,8 @@ class Exchange(ExchangeRecord):
         member.total += 1
         idle = member.pool.idle
         if idle and not fresh:
-            channel: Channel | None = idle.pop()
-            if self.head.method not in IDEMPOTENT:  # type: ignore[union-attr]
-                channel = self._quiet(channel, idle)
+            # What cannot be sent twice goes to a channel whose endpoint has surely not hung up a moment ago.
+            channel = idle.pop() if self.head.method in IDEMPOTENT else member.pool.take_quiet()  # type: ignore[union-attr]
             if channel is not None:
                 self.reused = True
                 self._send(channel, now)
@@ -240,13 +237,6 @@ class Exchange(ExchangeRecord):
         timeout = service.config.timeouts.connect
         self._pending = Dial(self.session.loop, member.endpoint, CONNECT_TIMEOUT if timeout is None else timeout,
                              self._dialed)
-
-    def _quiet(self, channel: Channel | None, idle: list[Channel]) -> Channel | None:
-        """A channel whose endpoint has not hung up a moment ago: this request could not be sent a second time."""
-        while channel is not None and not channel.transport.peek_alive():
-            channel.close()
-            channel = idle.pop() if idle else None
-        return channel
 
     def _dialed(self, sock: socket.socket | None, kind: Kind | None) -> None:
         self._pending = None
@@ -270,11 +260,11 @@ class Exchange(ExchangeRecord):
         self._stage = _AWAITING
         self._since = now
         if head.length == 0:
-            channel.send(self, head, data, route.response_timeout or inf, now)
+            channel.send(self, head, data, True, route.response_timeout or inf, now)
             return
         upload = self._upload
         assert upload is not None
-        channel.send(self, head, data + upload.encoded(), route.response_timeout or inf, now)
+        channel.send(self, head, data + upload.encoded(), upload.done, route.response_timeout or inf, now)
         upload.trim()
         if not upload.done:
             self.session.resume_request()
@@ -421,31 +411,40 @@ class Exchange(ExchangeRecord):
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.release(now, self._request_done)
-        self._leave()
+        member.active -= 1
         self._use(service, again, stale, now)
+        if service.waiting:  # only now: a waiter must not get the place that `again` was picked for
+            service.wake()
         return True
 
     def client_gone(self, kind: Kind = Kind.CLIENT_GONE) -> None:
         """The client left, or (DRAINING) is being left: nothing it started goes on."""
         if self._stage == _ENDED:
             return
+        phase = self._phase()
         self._give_up()
         self.status = self.status or kind.status
-        self._finish(Outcome(kind.word, _PHASES[self._stage]), monotonic(), told=False)
+        self._finish(Outcome(kind.word, phase), monotonic(), told=False)
 
     def request_failed(self, error: ProxyError) -> None:
         """The client broke the protocol or a limit within its body, or was too slow."""
         if self._stage == _ENDED:
             return
-        stage = self._stage
+        phase = self._phase()
         self._give_up()
-        if stage == _BODY:
+        if phase is Phase.BODY:
             self.cause = error.cause
             self._finish(Outcome(error.kind.word, Phase.BODY), monotonic(), cut=True)
-        elif error.kind is Kind.TOTAL_TIMEOUT:
-            self._answer_error(error)
         else:
-            self._answer_error(error, Phase.HEAD if stage == _NONE else Phase.SEND)
+            self._answer_error(error, Phase.HEAD if phase is Phase.ROUTE else phase)
+
+    def _phase(self) -> Phase:
+        stage = self._stage
+        if stage == _ACQUIRING and isinstance(self._pending, Waiter):
+            return Phase.QUEUE
+        if stage == _AWAITING and not self._request_done:
+            return Phase.SEND
+        return _PHASES[stage]
 
     def _give_up(self) -> None:
         """Let go of the place in the queue, the dial or the channel."""
@@ -476,7 +475,7 @@ class Exchange(ExchangeRecord):
     def _answer_error(self, error: ProxyError, phase: Phase | None = None) -> None:
         self.cause = error.cause
         reply = error_reply(error, status_for(error), self.head, self.request_id)
-        self._answer(reply, Outcome(error.kind.word, phase or _PHASES[self._stage]))
+        self._answer(reply, Outcome(error.kind.word, phase or self._phase()))
 
     def _answer(self, reply: Reply, outcome: Outcome) -> None:
         self.status = reply.status

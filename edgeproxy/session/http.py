@@ -22,18 +22,17 @@ MAX_REQUEST_ID = 128
 class HttpListener:
     """What the connections of one http listener share. A reload changes `config` in place."""
 
-    __slots__ = ("name", "config", "live", "log", "loop", "poller", "sessions", "draining", "port", "idle",
+    __slots__ = ("name", "config", "live", "log", "loop", "poller", "sessions", "draining", "idle",
                  "header_time", "body_time", "body_limit")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
-                 log: Callable[[Exchange], None], port: int) -> None:
+                 log: Callable[[Exchange], None]) -> None:
         self.name = config.name
         self.apply(config)
         self.live = live
         self.log = log
         self.loop = loop
         self.poller = poller
-        self.port = port
         self.sessions: set[Http1Session] = set()
         self.draining = False
 

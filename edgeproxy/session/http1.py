@@ -55,16 +55,18 @@ class Http1Session(Receiver):
                  "state", "_closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare",
                  "_full", "_running", "_dropped", "_received", "_pace", "_begun", "_id", "_number", "_held")
 
-    def __init__(self, listener: HttpListener, sock: socket.socket, peer: str, closed: Callable[[], None]) -> None:
+    def __init__(self, listener: HttpListener, sock: socket.socket, peer: str, port: int,
+                 closed: Callable[[], None]) -> None:
+        """`peer`: the client's address; `port`: the one it came in by; `closed` is called at the end."""
         config = listener.config
         self.listener = listener
         self.loop = listener.loop
         self.poller = listener.poller
         self.log = listener.log
-        self.port = listener.port
+        self.port = port
         self.peer = peer
         self._trusted = listener.trusts(peer)
-        self.forward = Forward(peer.encode(), b"http", b"%d" % listener.port, self._trusted)
+        self.forward = Forward(peer.encode(), b"http", b"%d" % port, self._trusted)
         self.decoder = RequestDecoder(config.limits.header, config.limits.headers)
         self.deadline = Deadline(listener.loop, self._expired)
         self.state = _IDLE
@@ -145,13 +147,11 @@ class Http1Session(Receiver):
     def _body(self, head: RequestHead, exchange: Exchange) -> bool:
         """Hand over what is here of the body; False if it is too long and was answered."""
         decoder = self.decoder
-        exchange.body_begins(decoder.payload)
+        exchange.take_body(decoder.payload, decoder.done, decoder.trailers)
         if head.length > self.listener.body_limit or len(decoder.payload) > self.listener.body_limit:
             self._too_large(exchange)
             return False
-        if decoder.done:
-            exchange.body_ended(decoder.trailers)
-        elif not head.expect:  # else it is the endpoint's turn
+        if not decoder.done and not head.expect:  # else it is the endpoint's turn
             self._watch(exchange.started)
         return True
 
@@ -327,7 +327,7 @@ class Http1Session(Receiver):
         """Ready for the next request; it may be here already."""
         listener = self.listener
         if listener.draining or listener.live.draining:
-            self._close()
+            self._linger() if self.decoder.rest or self._held else self._close()
             return
         self.state = _IDLE
         deadline = self.deadline

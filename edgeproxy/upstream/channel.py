@@ -56,7 +56,7 @@ _CLOSED: Final = 5
 
 class Channel(Receiver):
     __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_request",
-                 "_keep_alive", "_interims", "_timeout")
+                 "_keep_alive", "_interims", "_timeout", "_sending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, member: Member) -> None:
         self.member = member
@@ -69,31 +69,43 @@ class Channel(Receiver):
         self._keep_alive = False
         self._interims = 0
         self._timeout = inf
+        self._sending = False  # the request is not complete yet
         self._request: RequestHead
         self.transport = SocketTransport(loop, poller, sock, self)
 
     # ---- sending
 
-    def send(self, user: ChannelUser, request: RequestHead, data: bytes, timeout: float, now: float) -> None:
-        """Begin a request: `data` is its head and what there is of its body, encoded; `timeout` seconds, or inf."""
+    def send(self, user: ChannelUser, request: RequestHead, data: bytes, done: bool, timeout: float,
+             now: float) -> None:
+        """Begin a request: `data` is its head and what there is of its body, encoded; `done`: that is all of it.
+
+        The endpoint has `timeout` seconds (or inf) for its answer from the request's end on: while the client is still
+        sending, silence is not the endpoint's fault, unless it takes no more of the request.
+        """
         self.user = user
         self.stage = _WAIT
         self._request = request
         self._timeout = timeout
+        self._sending = not done
         self.decoder.head_request = request.method == "HEAD"
         deadline = self.deadline
-        deadline.at = at = now + timeout
+        deadline.at = at = now + timeout if done else inf
         if at < deadline.fires:
             deadline.arm(at)
         self.transport.write(data)
 
     def send_body(self, payload: bytes) -> None:
-        self.deadline.set(monotonic() + self._timeout)
         self.transport.write(encode_chunk(payload) if self._request.length == CHUNKED else payload)
 
     def send_end(self, trailers: bytes) -> None:
+        self._sending = False
+        self._wait()
         if self._request.length == CHUNKED:
             self.transport.write(encode_last_chunk(trailers))
+
+    def _wait(self) -> None:
+        """It is the endpoint's turn from now on."""
+        self.deadline.set(monotonic() + self._timeout)
 
     # ---- receiving
 
@@ -108,8 +120,8 @@ class Channel(Receiver):
                 payload = decoder.body(data)
                 if decoder.done:
                     self.stage = _DONE
-                else:
-                    self.deadline.set(monotonic() + self._timeout)
+                elif not self._sending:
+                    self._wait()
                 user.response_data(payload, decoder.done)
             elif self.stage == _DONE:
                 self._keep_alive = False  # bytes behind the response: the endpoint is out of step
@@ -127,7 +139,8 @@ class Channel(Receiver):
                     self.stage = _DONE
                 else:
                     self.stage = _BODY
-                    self.deadline.set(monotonic() + self._timeout)
+                    if not self._sending:
+                        self._wait()
                 user.response(head, decoder.payload, decoder.done)
         except ProxyError as error:
             self._fail(error)
@@ -165,15 +178,19 @@ class Channel(Receiver):
 
     def resume(self) -> None:
         if self.stage == _BODY:
-            self.deadline.set(monotonic() + self._timeout)
+            if not self._sending:
+                self._wait()
             self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         if self.user is not None:
+            self._wait()  # to take more of the request
             self.user.channel_full()
 
     def resume_writing(self) -> None:
         if self.user is not None:
+            if self._sending:
+                self.deadline.at = inf
             self.user.channel_ready()
 
     # ---- the end

@@ -18,6 +18,9 @@ _KINDS = {
     errno.ECONNREFUSED: Kind.CONNECT_REFUSED,
     errno.ENOENT: Kind.CONNECT_REFUSED,  # a unix socket whose file is not there: nobody listens
     errno.ETIMEDOUT: Kind.CONNECT_TIMEOUT,
+    errno.EMFILE: Kind.EXHAUSTED,
+    errno.ENFILE: Kind.EXHAUSTED,
+    errno.EADDRNOTAVAIL: Kind.EXHAUSTED,  # every local port towards that endpoint is in use
 }
 _UNDER_WAY = (0, errno.EINPROGRESS, errno.EINTR)
 

@@ -15,7 +15,7 @@ from math import inf
 from time import monotonic
 
 from edgeproxy.config import model
-from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.errors import Kind, ProxyError, Side
 from edgeproxy.policy.endpoint import Endpoint
 from edgeproxy.policy.health import PassiveHealth
 from edgeproxy.policy.picker import Picker, build_picker
@@ -205,8 +205,8 @@ class Service:
 
     def failed(self, member: Member, kind: Kind) -> None:
         """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready."""
-        if self._known.get(member.address) is not member:
-            return  # it has left the configuration: what it still does is nobody's business
+        if kind.side is Side.PROXY or self._known.get(member.address) is not member:
+            return  # not its fault; or it has left the configuration, and what it still does is nobody's business
         others = sum(m.ready and m is not member and m.weight > 0 for m in self.view.members)
         if not self._health.failed(member, monotonic(), others):
             return

@@ -108,7 +108,7 @@ class Stage:
         self._wires.append(wire)
         return wire
 
-    def untouched(self, seconds: float = 0.1) -> bool:
+    def untouched(self, seconds: float = 0.05) -> bool:
         """Whether nobody connects for that time."""
         try:
             self.accept(seconds)

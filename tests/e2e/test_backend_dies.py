@@ -40,7 +40,8 @@ def test_after_accept(edge: StartEdge, stage: StartStage, dial: Dial, how: str, 
     assert answer.status == 502
     assert "error=connection_terminated" in (answer.get("proxy-status") or "")
     line = proxy.entry()
-    assert (line["status"], line["outcome"], line["phase"], line["attempts"]) == (502, "reset", "wait", [])
+    assert (line["status"], line["outcome"], line["phase"], line["attempts"]) == (
+        502, "reset", "wait", [{"endpoint": f"127.0.0.1:{endpoint.port}", "reason": "reset"}])
     client.get("/next")
     endpoint.accept().answer(b"next")
     assert client.response().text == "next", "the client's connection is not to blame"

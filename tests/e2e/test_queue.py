@@ -1,6 +1,8 @@
 """limits.per_endpoint: what is over it waits in line, for a place or in vain."""
 from __future__ import annotations
 
+import pytest
+
 from e2e.backends import StartStage
 from e2e.program import StartEdge, free_port, tcp, web
 from e2e.waiting import eventually
@@ -28,7 +30,7 @@ def test_a_request_waits_until_there_is_a_place(edge: StartEdge, stage: StartSta
     channel.answer(b"three")
     assert third.response().text == "three"
     waited = {line["path"]: line["queue_ms"] for line in proxy.logged(3)}
-    assert waited["/1"] is None and waited["/2"] >= 100 and waited["/3"] >= waited["/2"]
+    assert waited["/1"] is None and waited["/2"] >= 50 and waited["/3"] >= waited["/2"]
 
 
 def test_a_full_queue_is_503_at_once(edge: StartEdge, stage: StartStage, dial: Dial) -> None:
@@ -118,8 +120,8 @@ def test_connections_of_a_tcp_listener_wait_too(edge: StartEdge, stage: StartSta
     second = dial(port)
     second.send("two")
     assert endpoint.untouched()
-    third = dial(port)
-    assert third.ending() == (b"", End.RESET), "no place in the queue"
+    with pytest.raises(ConnectionResetError):  # no place in the queue
+        dial(port).sock.recv(1)
     first.close()
     assert inside.ending() == (b"", End.FIN)
     inside.close()

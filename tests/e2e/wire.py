@@ -162,7 +162,7 @@ class Wire:
         data, self.buffer = self.buffer, b""
         return data, end
 
-    def quiet(self, seconds: float = 0.1) -> bool:
+    def quiet(self, seconds: float = 0.05) -> bool:
         """Whether nothing comes, neither bytes nor an end, for that time."""
         return not self.buffer and not select.select([self.sock], [], [], seconds)[0]
 
@@ -237,7 +237,11 @@ def connect(port: int, seconds: float = PATIENCE, source: str | None = None, sma
     if source is not None:
         sock.bind((source, 0))
     sock.settimeout(seconds)
-    sock.connect(("127.0.0.1", port))
+    try:
+        sock.connect(("127.0.0.1", port))
+    except BaseException:
+        sock.close()
+        raise
     return Wire(sock, seconds)
 
 

@@ -141,7 +141,7 @@ def test_without_descriptors(run: Run) -> None:
             await until(lambda: told)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert told == [(None, Kind.CONNECT_FAILED)]
+        assert told == [(None, Kind.EXHAUSTED)]
         server.close()
 
     run(main)
@@ -153,8 +153,8 @@ def test_without_descriptors(run: Run) -> None:
     (errno.ECONNRESET, Kind.CONNECT_FAILED),
     (errno.EHOSTUNREACH, Kind.CONNECT_FAILED),
     (errno.ENETUNREACH, Kind.CONNECT_FAILED),
-    (errno.EMFILE, Kind.CONNECT_FAILED),
-    (errno.EADDRNOTAVAIL, Kind.CONNECT_FAILED),
+    (errno.EMFILE, Kind.EXHAUSTED),
+    (errno.EADDRNOTAVAIL, Kind.EXHAUSTED),
 ])
 def test_names_of_failures(code: int, kind: Kind) -> None:
     assert kind_of(code) is kind

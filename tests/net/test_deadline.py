@@ -3,15 +3,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
 
 import pytest
-from net.rig import Run, both_loops, until
 
 from edgeproxy.net import deadline as deadline_module
 from edgeproxy.net.deadline import HORIZON, Deadline
+from net.rig import Run, both_loops, until
 
 
 class Clock:
@@ -143,15 +144,16 @@ def test_the_past_is_now(clock: Clock) -> None:
 def test_on_a_real_loop_it_is_never_early(run: Run) -> None:
     async def main() -> None:
         ends: list[float] = []
-        starts: list[float] = []
-        deadlines = []
+        deadlines: list[Deadline] = []
+
+        def ended(at: float) -> None:
+            ends.append(monotonic() - at)
+
         for number in range(20):
             at = monotonic() + 0.01 + number * 0.00137
-            deadline = Deadline(asyncio.get_running_loop(), lambda at=at: ends.append(monotonic() - at))  # type: ignore[misc]
-            deadline.set(at)
-            deadlines.append(deadline)
-            starts.append(at)
-        await until(lambda: len(ends) == len(starts))
+            deadlines.append(Deadline(asyncio.get_running_loop(), partial(ended, at)))
+            deadlines[-1].set(at)
+        await until(lambda: len(ends) == len(deadlines))
         assert all(0.0 <= late < 2.0 for late in ends)
 
     run(main)

@@ -5,12 +5,12 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from fakes import Asker, World, back
-from net.rig import Refusing
 
 from edgeproxy.config import model
 from edgeproxy.policy.picker import hash_key
 from edgeproxy.session.hashing import client_key, exchange_key
+from fakes import Asker, World, back
+from net.rig import Refusing
 
 
 @pytest.fixture

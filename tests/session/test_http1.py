@@ -5,11 +5,11 @@ import asyncio
 import socket
 
 import pytest
-from fakes import OK_EMPTY, Web, accepted, back, ok, respond, socket_pair, to_back
-from net.rig import Endpoint, Run, both_loops, until
 
 from edgeproxy.config import model
 from edgeproxy.errors import Phase
+from fakes import OK_EMPTY, Web, accepted, ok, respond, to_back
+from net.rig import Endpoint, Run, both_loops, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -78,16 +78,16 @@ def test_a_thousand_pipelined_requests_are_answered_in_order(run: Run, size: int
 def test_pipelined_requests_behind_a_slow_reader_are_not_lost(run: Run) -> None:
     """The answers fill the client's side in the middle of a burst; the rest of the burst must wait its turn."""
     async def main() -> None:
-        async with Web(routes=(respond("x" * 300_000),)) as web:
+        async with Web(routes=(respond("x" * 100_000),)) as web:
             client = web.client()
-            count = 300
+            count = 100
             sending = asyncio.create_task(client.send(b"".join(
                 b"GET /%03d HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (n, b"y" * 300) for n in range(count))))
             await until(lambda: len(web.logged) > 5)
             for _ in range(200):  # let all that can be read be read, while nothing is taken
                 await asyncio.sleep(0)
             for _ in range(count):
-                assert len((await client.answer()).body) == 300_000
+                assert len((await client.answer()).body) == 100_000
             await sending
             assert [x.head.path for x in web.logged if x.head] == [f"/{n:03}" for n in range(count)]
 
@@ -110,13 +110,9 @@ def test_a_client_that_takes_nothing_stops_the_next_answer_too(run: Run) -> None
                 return  # it is not even asked for: good
             await endpoint.request()
             await endpoint.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n")
-            sent, piece = 0, b"z" * 65536
-            while sent < 32 << 20:
-                try:
-                    sent += await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(endpoint.sock, piece), 0.3) or len(piece)
-                except TimeoutError:
-                    return
-            raise AssertionError("32 MiB went into the proxy's memory")
+            with pytest.raises(TimeoutError):  # no: 32 MiB would go into the proxy's memory
+                for _ in range(512):
+                    await asyncio.wait_for(web.loop.sock_sendall(endpoint.sock, b"z" * 65536), 0.3)
 
     run(main)
 
@@ -145,7 +141,8 @@ def test_http_1_0(run: Run) -> None:
 def test_a_cut_answer_never_looks_complete(run: Run) -> None:
     async def main() -> None:
         async with Web(Endpoint()) as web:
-            for minor, head in ((1, b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), (1, b"Content-Length: 9\r\n\r\nabc"),
+            for minor, head in ((1, b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+                                (1, b"Content-Length: 9\r\n\r\nabc"),
                                 (0, b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")):
                 client = web.client()
                 await client.send(b"GET / HTTP/1.%d\r\nHost: a\r\n\r\n" % minor)
@@ -442,7 +439,8 @@ def test_a_trusted_proxy_tells_who_the_client_is(run: Run, told: bytes, client_a
             assert request["x-forwarded-for"].endswith("192.0.2.7")
             await client.answer()
             exchange = await web.ends()
-            assert (exchange.client, exchange.request_id, request["x-request-id"]) == (client_address, "theirs", "theirs")
+            assert (exchange.client, exchange.request_id) == (client_address, "theirs")
+            assert request["x-request-id"] == "theirs"
 
     run(main)
 
@@ -552,7 +550,8 @@ def test_draining_closes_idle_connections_and_lets_answers_finish(run: Run) -> N
 
 
 @both_loops
-def test_draining_with_pipelined_requests_does_not_reset_the_answer(run: Run) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_draining_with_pipelined_requests_does_not_reset_the_answer(run: Run, begun: bool) -> None:
     """What is unread when a socket closes turns the FIN into a RST, and that can overtake the answer."""
     async def main() -> None:
         async with Web(Endpoint()) as web:
@@ -564,8 +563,12 @@ def test_draining_with_pipelined_requests_does_not_reset_the_answer(run: Run) ->
             for _ in range(50):
                 await asyncio.sleep(0)
             await client.send(GET * 2000)
+            if begun:
+                await endpoint.send(ok(b"whole")[:-2])
+                await client.through(b"who")
+                client.buffer[:0] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwho"
             web.front.drain()
-            await endpoint.send(ok(b"whole"))
+            await endpoint.send(ok(b"whole")[-2 if begun else 0:])
             assert (await client.answer()).body == b"whole"
             assert await client.rest() == b""
 
@@ -621,7 +624,7 @@ def test_a_tunnel_that_is_cut_resets_both_sides(run: Run) -> None:
 @both_loops
 def test_an_upgrade_refused_leaves_the_connection_in_http(run: Run) -> None:
     async def main() -> None:
-        async with Web(Endpoint(), service=None) as web:
+        async with Web(Endpoint()) as web:
             client = web.client()
             await client.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: chat\r\n\r\n" + GET)
             endpoint = await accepted(web.places[0])  # type: ignore[arg-type]
@@ -631,10 +634,3 @@ def test_an_upgrade_refused_leaves_the_connection_in_http(run: Run) -> None:
             assert (await client.answer()).body == b"next"
 
     run(main)
-
-
-def test_helpers_are_used_in_both_directions() -> None:
-    """The pair that clients are made of has two ends and no delay."""
-    near, far = socket_pair()
-    with near, far:
-        assert near.getpeername() == far.getsockname() and back().endpoints == ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes import Talk, socket_pair
-from net.rig import Run, both_loops, until
 
 from edgeproxy.errors import Outcome, Phase
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import Receiver, SocketTransport
 from edgeproxy.session.relay import Tunnel
+from fakes import Talk, socket_pair
+from net.rig import Run, both_loops, until
 
 
 class Pipe:
@@ -25,7 +25,7 @@ class Pipe:
         self.ends: list[tuple[Outcome, int, int]] = []
         nobody = Receiver()
         self.transports = [SocketTransport(loop, self.poller, near, nobody) for near in (client_near, endpoint_near)]
-        self.tunnel = Tunnel(loop, *self.transports, idle, lambda *end: self.ends.append(end))
+        self.tunnel = Tunnel(loop, self.transports[0], self.transports[1], idle, lambda *end: self.ends.append(end))
         self.tunnel.start(from_client, from_endpoint)
 
     async def end(self) -> tuple[Outcome, int, int]:
@@ -108,8 +108,29 @@ def test_a_reset_after_a_half_close(run: Run, first: str) -> None:
             one.finish()
             assert await other.rest() == b""
             one.reset()
-            assert await other.reset_after() == b""
+            with pytest.raises(ConnectionError):
+                while True:
+                    await other.send(b"anybody there?")
+                    await asyncio.sleep(0)
             assert (await pipe.end())[0].phase is Phase.TUNNEL
+
+    run(main)
+
+
+@both_loops
+@pytest.mark.parametrize("first", ["client", "endpoint"])
+def test_a_reset_after_a_half_close_is_noticed_without_traffic(run: Run, first: str) -> None:
+    """Else it keeps the other side's connection for the idle time, an hour."""
+    async def main() -> None:
+        async with Pipe() as pipe:
+            one, other = (pipe.client, pipe.endpoint) if first == "client" else (pipe.endpoint, pipe.client)
+            one.finish()
+            assert await other.rest() == b""
+            one.reset()
+            try:
+                await until(lambda: pipe.ends, 0.5)
+            finally:
+                pipe.tunnel.abort(OK)
 
     run(main)
 

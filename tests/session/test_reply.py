@@ -25,6 +25,12 @@ def field(reply: Reply, name: bytes) -> str:
     return b", ".join(value for key, value in reply.fields if key == name).decode("latin-1")
 
 
+def answered(route: Route, asked: RequestHead, scheme: str, port: int) -> Reply:
+    reply = route_reply(route, asked, scheme, port)
+    assert reply is not None
+    return reply
+
+
 def error(kind: Kind = Kind.CONNECT_REFUSED, cause: str = "no", accept: str | None = None) -> Reply:
     asked = head() if accept is None else head(f"Accept: {accept}\r\n")
     return error_reply(ProxyError(kind, cause), kind.status, asked, "id-<1>")
@@ -71,7 +77,8 @@ def test_proxy_status_keeps_its_syntax(kind: Kind, cause: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), [
-    (Kind.UNAVAILABLE, b"Retry-After", "1"), (Kind.QUEUE_FULL, b"Retry-After", "1"), (Kind.CONNECT_REFUSED, b"Retry-After", ""),
+    (Kind.UNAVAILABLE, b"Retry-After", "1"), (Kind.QUEUE_FULL, b"Retry-After", "1"),
+    (Kind.CONNECT_REFUSED, b"Retry-After", ""),
     (Kind.METHOD_REFUSED, b"Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"), (Kind.NO_ROUTE, b"Allow", ""),
     (Kind.NO_ROUTE, b"Cache-Control", "no-store"),
 ])
@@ -101,24 +108,24 @@ def test_options_star() -> None:
 @pytest.mark.parametrize(("host", "port", "target", "location"), [
     ("a.example", 80, "/x?y=1", "http://b.example/x?y=1"),
     ("a.example:8080", 80, "/", "http://b.example:8080/"),
-    ("a.example", 8080, "/", "http://b.example/"),          # no port in Host is the default port, whatever is listened on
+    ("a.example", 8080, "/", "http://b.example/"),          # no port in Host: the default one
     ("a.example:80", 8080, "/", "http://b.example/"),
     ("[::1]:8080", 80, "/", "http://b.example:8080/"),
 ])
 def test_a_redirect_keeps_what_it_does_not_name(host: str, port: int, target: str, location: str) -> None:
     route = Route(model.Route("r", redirect=model.Redirect(host="b.example")), 0)
-    reply = route_reply(route, head(target=target, start=f"Host: {host}\r\n"), "http", port)
+    reply = answered(route, head(target=target, start=f"Host: {host}\r\n"), "http", port)
     assert (reply.status, field(reply, b"Location")) == (308, location)
 
 
 def test_a_redirect_never_holds_a_line_break() -> None:
     route = Route(model.Route("r", redirect=model.Redirect(scheme="https")), 0)
     for target in ("/%0d%0aX:1", "//evil.example/", "/\xe9?q=\xff"):
-        location = field(route_reply(route, head(target=target), "http", 80), b"Location")
+        location = field(answered(route, head(target=target), "http", 80), b"Location")
         assert location.startswith("https://a.example/") and not re.search(r"[\r\n]", location)
 
 
 def test_a_redirect_for_a_client_without_host_is_relative() -> None:
     route = Route(model.Route("r", redirect=model.Redirect(scheme="https")), 0)
-    reply = route_reply(route, head(target="//evil.example/x", start="", version="1.0"), "http", 80)
+    reply = answered(route, head(target="//evil.example/x", start="", version="1.0"), "http", 80)
     assert re.fullmatch(r"/[^/].*", field(reply, b"Location"))

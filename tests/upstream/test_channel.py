@@ -6,8 +6,6 @@ from math import inf
 from time import monotonic
 
 import pytest
-from fakes import OK_EMPTY, Talk, ok, socket_pair
-from net.rig import Run, both_loops, until
 
 from edgeproxy.codec._leaf import RequestHead, ResponseHead, parse_request
 from edgeproxy.errors import Kind, ProxyError
@@ -15,6 +13,8 @@ from edgeproxy.net.poller import Poller
 from edgeproxy.policy.endpoint import Endpoint
 from edgeproxy.upstream.channel import Channel
 from edgeproxy.upstream.pool import Member, Pool
+from fakes import OK_EMPTY, Talk, ok, socket_pair
+from net.rig import Run, both_loops, until
 
 
 class User:
@@ -86,7 +86,8 @@ class Line:
         user = User()
         if release:
             user.releases = self.channel
-        self.channel.send(user, head or request(), data, timeout, monotonic())
+        head = head or request()
+        self.channel.send(user, head, data, head.length == 0, timeout, monotonic())
         return user
 
     async def idle_channel(self) -> None:
@@ -151,7 +152,7 @@ def test_a_channel_carries_many_requests(run: Run) -> None:
                 assert await line.endpoint.through(b"\r\n\r\n") == b"%d\r\n\r\n" % number
                 await line.endpoint.send(ok(b"answer %d" % number))
                 await user.hears("end")
-                assert (user.told, user.body) == (["head 200", "end"], b"answer %d" % number)
+                assert user.told == ["head 200", "end"] and user.body == b"answer %d" % number
                 assert line.idle == [line.channel]
 
     run(main)
@@ -188,6 +189,20 @@ def test_surplus_bytes_in_another_read_make_a_channel_unusable(run: Run) -> None
                 await asyncio.sleep(0)
             line.channel.release(monotonic(), True)
             assert line.idle == []
+
+    run(main)
+
+
+@both_loops
+def test_an_endpoint_that_answers_and_closes_without_a_word(run: Run) -> None:
+    async def main() -> None:
+        async with Line() as line:
+            user = line.send()
+            await line.endpoint.send(OK_EMPTY)
+            line.endpoint.finish()
+            await user.hears("end")
+            await until(lambda: not line.idle)
+            assert user.told == ["head 200", "end"]
 
     run(main)
 
@@ -293,7 +308,8 @@ CUTS = {
     "within the head": (b"HTTP/1.1 200 OK\r\nConte", ["failed"]),
     "within a length": (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", ["head 200", "failed"]),
     "within chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", ["head 200", "failed"]),
-    "before the trailers' end": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n", ["head 200", "failed"]),
+    "before the trailers' end": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+                                 ["head 200", "failed"]),
     "behind an interim": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/", ["interim 100", "failed"]),
 }
 
@@ -323,7 +339,7 @@ def test_a_body_until_close(run: Run) -> None:
             await line.endpoint.send(b"def")
             line.endpoint.finish()
             await user.hears("end")
-            assert (user.body, user.told, line.idle) == (b"abcdef", ["head 200", "end"], [])
+            assert user.body == b"abcdef" and (user.told, line.idle) == (["head 200", "end"], [])
 
     run(main)
 
@@ -360,7 +376,8 @@ def test_a_broken_response_closes_the_channel(run: Run, data: bytes) -> None:
 # ---- time
 
 @both_loops
-@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"],
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200",
+                                    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"],
                          ids=["nothing", "interim", "half a head", "half a body"])
 def test_silence_is_a_timeout_in_every_stage(run: Run, before: bytes) -> None:
     async def main() -> None:
@@ -389,6 +406,36 @@ def test_a_body_that_goes_on_has_its_time_anew(run: Run) -> None:
                 await line.endpoint.send(b"%d" % number)
             await user.hears("end")
             assert user.body == b"01234567"
+
+    run(main)
+
+
+@both_loops
+def test_the_endpoint_has_its_time_from_the_requests_end_on(run: Run) -> None:
+    async def main() -> None:
+        for fields in ("Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n"):
+            async with Line() as line:
+                user = line.send(request("PUT / HTTP/1.1", fields), timeout=0.05)
+                line.channel.send_body(b"abc")
+                await line.endpoint.through(b"abc")
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(user.hears("failed"), 0.15)
+                line.channel.send_end(b"")
+                await user.hears("failed")
+                assert user.error is Kind.RESPONSE_TIMEOUT
+
+    run(main)
+
+
+@both_loops
+def test_an_endpoint_that_takes_no_more_of_the_request_has_its_time(run: Run) -> None:
+    async def main() -> None:
+        async with Line() as line:
+            user = line.send(request("PUT / HTTP/1.1", "Content-Length: 99999999\r\n"), timeout=0.1)
+            while "full" not in user.told:
+                line.channel.send_body(b"x" * 65536)
+            await user.hears("failed")
+            assert user.error is Kind.RESPONSE_TIMEOUT
 
     run(main)
 
@@ -460,7 +507,7 @@ def test_an_endpoint_that_dies_while_paused_is_noticed_after_it(run: Run) -> Non
             line.endpoint.finish()
             line.channel.resume()
             await user.hears("failed")
-            assert (user.body, user.error) == (b"abcde", Kind.RESPONSE_CUT)
+            assert user.body == b"abcde" and user.error is Kind.RESPONSE_CUT
 
     run(main)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 import asyncio
 import random
 
-from fakes import OK_EMPTY, Asker, World, accepted, back
-from net.rig import Endpoint, Run, both_loops, until
-
 from edgeproxy.config import model
 from edgeproxy.upstream.service import Service
+from fakes import OK_EMPTY, Asker, World, accepted, back
+from net.rig import Endpoint, Run, both_loops, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -78,6 +78,11 @@ def picks(service: Service, count: int, **parts: Any) -> str:
     return "".join(m.endpoint.host if (m := service.pick(**parts)) else "-" for _ in range(count))
 
 
+def ready(member: Member) -> bool:
+    """`member.ready`, which a type checker would not believe to change."""
+    return member.ready
+
+
 def limited(per_endpoint: int = 0, queue: int = 0, queue_timeout: float = 5.0) -> dict[str, model.ServiceLimits]:
     return {"limits": model.ServiceLimits(per_endpoint, queue, queue_timeout)}
 
@@ -295,14 +300,14 @@ def test_failures_eject_for_a_while(clock: Clock, caplog: pytest.LogCaptureFixtu
     a = named(service, "a")
     for _ in range(2):
         service.failed(a, Kind.CONNECT_REFUSED)
-    assert a.ready
+    assert ready(a)
     service.failed(a, Kind.CONNECT_REFUSED)
-    assert not a.ready and set(picks(service, 4)) == {"b"}
+    assert not ready(a) and set(picks(service, 4)) == {"b"}
     assert "a:80" in caplog.text and "connect_refused" in caplog.text
     clock.advance(4.9)
-    assert not a.ready
+    assert not ready(a)
     clock.advance(0.2)
-    assert a.ready and set(picks(service, 4)) == {"a", "b"}
+    assert ready(a) and set(picks(service, 4)) == {"a", "b"}
 
 
 def test_the_last_ready_one_is_never_ejected(clock: Clock) -> None:
@@ -318,16 +323,16 @@ def test_again_in_a_row_is_for_longer_until_a_success(clock: Clock) -> None:
     a = named(service, "a")
     service.failed(a, Kind.RESET)
     clock.advance(5.1)
-    assert a.ready
+    assert ready(a)
     service.failed(a, Kind.RESET)
     clock.advance(5.1)
-    assert not a.ready
+    assert not ready(a)
     clock.advance(5.0)
-    assert a.ready
+    assert ready(a)
     service.succeeded(a)
     service.failed(a, Kind.RESET)
     clock.advance(5.1)
-    assert a.ready
+    assert ready(a)
 
 
 def test_a_timer_that_fires_early_does_not_lose_an_endpoint(clock: Clock) -> None:
@@ -339,7 +344,7 @@ def test_a_timer_that_fires_early_does_not_lose_an_endpoint(clock: Clock) -> Non
     clock.now += 4.9995
     call(*args)
     clock.advance(600.0)
-    assert a.ready
+    assert ready(a)
 
 
 @pytest.mark.parametrize("kind", ["source-hash", "hash"])
