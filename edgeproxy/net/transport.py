@@ -59,6 +59,9 @@ class Receiver:
         """The end, once; `exc` if it was not ours and not a regular one."""
 
 
+_NOBODY = Receiver()
+
+
 class SocketTransport:
     """Owns `sock` and tells its receiver what happens."""
 
@@ -318,6 +321,7 @@ class SocketTransport:
         except Exception:
             _log.exception("a connection ended with a fault of the proxy; please report it")
         finally:
+            self._receiver = _NOBODY  # no cycle is left for the garbage collector
             self._sock.close()
 
     def _fault(self, exc: Exception) -> None:

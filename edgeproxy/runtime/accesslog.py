@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 
 from edgeproxy.config import model
 from edgeproxy.runtime.logline import CombinedLines, JsonLines
-from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
 
 if TYPE_CHECKING:
     import asyncio
+
+    from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
 
 BATCH = 64 * 1024          # lines are joined when they are this much, while they are still in the cache
 HANDOVER = 1024 * 1024     # the thread is woken for this much without waiting for the timer

@@ -11,9 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING
 
 from edgeproxy.errors import OK, Kind, Outcome
-from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
+
+if TYPE_CHECKING:
+    from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
 
 _quote: Callable[[str], str] = encode_basestring_ascii
 

@@ -266,7 +266,7 @@ class Exchange(ExchangeRecord):
         assert upload is not None
         channel.send(self, head, data + upload.encoded(), upload.done, route.response_timeout or inf, now)
         upload.trim()
-        if not upload.done:
+        if not upload.done and not channel.full:
             self.session.resume_request()
 
     # ---- the response (called by the channel)
@@ -347,7 +347,7 @@ class Exchange(ExchangeRecord):
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
         self._leave()
-        self._finish(outcome, monotonic())
+        self._finish(outcome, monotonic(), told=False)
 
     # ---- flow
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeproxy.codec._leaf import RequestHead
 from edgeproxy.config import model
+from edgeproxy.net.deadline import Nursery
 from edgeproxy.net.poller import Poller
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.snapshot import Live
@@ -22,7 +23,7 @@ MAX_REQUEST_ID = 128
 class HttpListener:
     """What the connections of one http listener share. A reload changes `config` in place."""
 
-    __slots__ = ("name", "config", "live", "log", "loop", "poller", "sessions", "draining", "idle",
+    __slots__ = ("name", "config", "live", "log", "loop", "poller", "nursery", "sessions", "draining", "idle",
                  "header_time", "body_time", "body_limit")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
@@ -34,6 +35,7 @@ class HttpListener:
         self.loop = loop
         self.poller = poller
         self.sessions: set[Http1Session] = set()
+        self.nursery = Nursery()
         self.draining = False
 
     def apply(self, config: model.Listener) -> None:

@@ -68,7 +68,7 @@ class Http1Session(Receiver):
         self._trusted = listener.trusts(peer)
         self.forward = Forward(peer.encode(), b"http", b"%d" % port, self._trusted)
         self.decoder = RequestDecoder(config.limits.header, config.limits.headers)
-        self.deadline = Deadline(listener.loop, self._expired)
+        self.deadline = Deadline(listener.loop, self._expired, listener.nursery)
         self.state = _IDLE
         self._closed: Callable[[], None] | None = closed
         self._exchange: Exchange | None = None
@@ -175,7 +175,7 @@ class Http1Session(Receiver):
             self._too_large(exchange)
             return
         if decoder.done:
-            self._pace = None
+            self._unwatch()
         elif self._pace is None:
             self._watch(monotonic())
         exchange.request_data(payload, decoder.done, decoder.trailers)
@@ -212,12 +212,13 @@ class Http1Session(Receiver):
     def pause_request(self) -> None:
         if self.state == _ACTIVE and not self.decoder.done:
             self._hold()
-            self._pace = None  # silence that we asked for is not the client's fault
+            self._unwatch()  # silence that we asked for is not the client's fault
 
     def resume_request(self) -> None:
         if self._held and self.state == _ACTIVE and not self.decoder.done:
             self._release()
-            self._watch(monotonic())
+            if not self._full:
+                self._watch(monotonic())
 
     def _hold(self) -> None:
         """Read no more for now: what comes stays in the kernel."""
@@ -399,7 +400,12 @@ class Http1Session(Receiver):
         self.deadline.set(pace.look_at)
 
     def _progress(self) -> int:
-        return self.transport.taken + self._received
+        return self.transport.taken if self._full else self._received
+
+    def _unwatch(self) -> None:
+        """The client owes no more of its request; what it owes of taking the response stays."""
+        if not self._full:
+            self._pace = None
 
     def _expired(self) -> None:
         now = monotonic()

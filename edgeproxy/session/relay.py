@@ -15,16 +15,21 @@ from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.transport import Receiver, SocketTransport
 
 
+FLUSH_TIME = 60.0  # after one side has gone, for the other to take what is queued for it
+
+
 class _End(Receiver):
     """One side of the tunnel; what it reads goes out on `far`."""
 
-    __slots__ = ("tunnel", "near", "far", "ended", "received")
+    __slots__ = ("tunnel", "near", "far", "ended", "gone", "received")
 
     def __init__(self, tunnel: Tunnel, near: SocketTransport, far: SocketTransport) -> None:
         self.tunnel = tunnel
         self.near = near
         self.far = far
         self.ended = False
+        """It will send no more."""
+        self.gone = False
         self.received = 0
 
     def data_received(self, data: bytes) -> None:
@@ -82,6 +87,7 @@ class Tunnel:
             self._upstream.near.close()
 
     def lost(self, end: _End, exc: Exception | None) -> None:
+        end.gone = True
         if exc is None:
             end.far.close()
             outcome = OK
@@ -97,10 +103,16 @@ class Tunnel:
         self._end(outcome)
 
     def _expired(self) -> None:
-        self.abort(Outcome(Kind.IDLE_TIMEOUT.word, Phase.TUNNEL))
+        if self._ended is not None:
+            self.abort(Outcome(Kind.IDLE_TIMEOUT.word, Phase.TUNNEL))
+        else:
+            self._client.near.abort()
+            self._upstream.near.abort()
 
     def _end(self, outcome: Outcome) -> None:
         ended, self._ended = self._ended, None
         if ended is not None:
-            self._deadline.close()
+            self._deadline.set(monotonic() + FLUSH_TIME)
             ended(outcome, self._client.received, self._upstream.received)
+        if self._client.gone and self._upstream.gone:
+            self._deadline.close()

@@ -26,7 +26,7 @@ from typing import Final
 
 from edgeproxy.config import model
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError
-from edgeproxy.net.deadline import Deadline
+from edgeproxy.net.deadline import YOUNG, Deadline, Nursery
 from edgeproxy.net.poller import BROKEN, DEAD, ENDING, READABLE, WRITABLE, Poller
 from edgeproxy.net.sockets import close, keepalive, reset
 from edgeproxy.session.hashing import client_key
@@ -40,7 +40,6 @@ _log = logging.getLogger("edgeproxy")
 
 LADDER = (0.25, 0.5, 1.0, 2.0)  # seconds for each try to connect, as kube-proxy's userspace mode
 FIRST = 16 * 1024  # bytes that wait here while the endpoint is dialled; the rest waits in the kernel
-YOUNG = 0.1
 SETTLED = 10.0
 """A relay that lives so long gets TCP keepalive towards its endpoint: four system calls a short one does without."""
 
@@ -51,32 +50,6 @@ _CLIENT_LEFT_QUEUE = Outcome(Kind.CLIENT_GONE.word, Phase.QUEUE)
 _CLIENT_RESET = Outcome(Kind.CLIENT_GONE.word, Phase.TUNNEL)
 _UPSTREAM_RESET = Outcome(Kind.RESET.word, Phase.TUNNEL)
 _IDLE = Outcome(Kind.IDLE_TIMEOUT.word, Phase.TUNNEL)
-
-
-class Nursery:
-    """Gives a connection a timer of its own only when it has lived for a while: most do not.
-
-    Who was born is looked at once, YOUNG to 2 × YOUNG seconds later. A timer for each, set and cancelled, would cost a
-    short connection 1.4 µs of 45.
-    """
-
-    __slots__ = ("_born", "_young", "_timer")
-
-    def __init__(self) -> None:
-        self._born: list[TcpSession] = []
-        self._young: list[TcpSession] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, session: TcpSession) -> None:
-        self._born.append(session)
-        if self._timer is None:
-            self._timer = session.loop.call_later(YOUNG, self._look)
-
-    def _look(self) -> None:
-        grown, self._young, self._born = self._young, self._born, []
-        self._timer = self._young[0].loop.call_later(YOUNG, self._look) if self._young else None
-        for session in grown:
-            session.grow_up()
 
 
 class TcpListener:
@@ -173,7 +146,7 @@ class TcpSession:
         self._first = b""
         self._look_ahead(client)
         self.poller.watch(self._client_fd, self._client_event)
-        listener.nursery.add(self)
+        listener.nursery.add(self, loop)
         try:
             self._next()
         except Exception:

@@ -55,13 +55,15 @@ _CLOSED: Final = 5
 
 
 class Channel(Receiver):
-    __slots__ = ("member", "transport", "deadline", "user", "stage", "reused", "decoder", "_request",
+    __slots__ = ("member", "transport", "deadline", "user", "stage", "full", "reused", "decoder", "_request",
                  "_keep_alive", "_interims", "_timeout", "_sending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, member: Member) -> None:
         self.member = member
         self.user: ChannelUser | None = None
         self.stage = _IDLE
+        self.full = False
+        """The endpoint takes no more for now."""
         self.reused = False
         """An earlier request went over this connection."""
         self.decoder = ResponseDecoder(MAX_RESPONSE_HEAD, MAX_RESPONSE_FIELDS)
@@ -183,11 +185,13 @@ class Channel(Receiver):
             self.transport.resume_reading()
 
     def pause_writing(self) -> None:
+        self.full = True
         if self.user is not None:
             self._wait()  # to take more of the request
             self.user.channel_full()
 
     def resume_writing(self) -> None:
+        self.full = False
         if self.user is not None:
             if self._sending:
                 self.deadline.at = inf

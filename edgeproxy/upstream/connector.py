@@ -9,6 +9,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from edgeproxy.errors import Kind
 from edgeproxy.net.sockets import keepalive
@@ -42,7 +43,8 @@ def begin(endpoint: Endpoint, speaks: bool = False) -> tuple[socket.socket, None
     else:
         family, address = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, (endpoint.host, endpoint.port)
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+        # As in the acceptor: the socket of C, without what Python puts around it.
+        sock = cast(socket.socket, socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0))
     except OSError as error:
         return None, kind_of(error.errno or 0)
     try:

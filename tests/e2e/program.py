@@ -180,6 +180,7 @@ class Edge:
         """End it at once and cleanly; nothing it printed may tell of a fault."""
         try:
             if self.process.poll() is None:
+                self.signal(signal.SIGCONT)
                 self._interrupt()
             assert self.expect_faults or not _FAULTS.search(self.errors), self.errors
         finally:
@@ -200,6 +201,11 @@ class Edge:
         raise AssertionError("SIGINT did not end the proxy")
 
     # ---- what it uses
+
+    @property
+    def state(self) -> str:
+        """`R` or `S` if it runs or sleeps, `T` if it was stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def _status(self, key: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

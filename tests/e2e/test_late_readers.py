@@ -116,7 +116,7 @@ class Moody:
             self._pause()
 
     def read(self, wire: Wire, size: int) -> bytes:
-        out, wire.buffer = bytearray(wire.buffer), b""
+        out, wire.buffer = bytearray(wire.buffer[:size]), wire.buffer[size:]
         while len(out) < size:
             data = wire.sock.recv(min(size - len(out), self._rng.choice([1, 1000, 16_384, 262_144])))
             assert data, f"FIN after {len(out)} of {size} bytes"

@@ -94,6 +94,21 @@ def test_a_length_over_the_limit_is_413_without_the_endpoint(
     assert endpoint.untouched()
 
 
+def test_the_refusal_reaches_a_client_that_goes_on_sending(
+        edge: StartEdge, stage: StartStage, dial: Dial) -> None:
+    """Closing with bytes unread would be a RST, and that can overtake the answer (RFC 9112 9.6)."""
+    endpoint, port = stage(), free_port()
+    edge(web(port, endpoint.port, listener="limits: {body: 1KiB}"))
+    client = dial(port)
+    client.send(f"POST / HTTP/1.1\r\nHost: x.invalid\r\nContent-Length: {200 * KIB}\r\n\r\n")
+    assert not client.quiet(1), "it is refused by its length"
+    for _ in range(20):
+        client.send("x" * 10 * KIB)
+    client.half_close()
+    assert client.response().status == 413
+    assert client.ending() == (b"", End.FIN)
+
+
 def test_a_chunked_body_that_grows_over_the_limit_is_413(
         edge: StartEdge, stage: StartStage, dial: Dial) -> None:
     endpoint, port = stage(), free_port()

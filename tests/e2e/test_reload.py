@@ -189,7 +189,7 @@ def test_a_port_that_cannot_be_bound_changes_nothing(edge: StartEdge, nginx: Ngi
     port, taken, free = free_port(), stage(), free_port()
     proxy = edge(web(port, nginx["a"]))
     told = proxy.reload(f"listeners:\n{_listener('new', free)}{_listener('taken', taken.port)}"
-                        f"routes: [{{service: b}}]\nservices: {{b: {{endpoints: {addresses(nginx['b'])}}}}}\n")
+                        f"routes: [{{service: app}}]\nservices: {{app: {{endpoints: {addresses(nginx['b'])}}}}}\n")
     assert "refused" in told and str(taken.port) in told
     assert ask(port).text == "a\n"
     assert refused(free), "all or nothing"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import threading
 from collections import Counter
 
@@ -9,7 +10,7 @@ import pytest
 
 from e2e.backends import StartActor, StartStage
 from e2e.program import StartEdge, free_port, web
-from e2e.waiting import PATIENCE
+from e2e.waiting import PATIENCE, eventually
 from e2e.wire import Dial, Wire
 
 
@@ -85,6 +86,33 @@ def test_an_endpoint_that_closes_on_the_second_request_unread(
         assert attempts[0] == [] and all([a["reason"] for a in some] == ["stale"] for some in attempts[1:])
     else:
         assert statuses == {200: 250, 502: 250}, "sent once, perhaps carried out: not sent again"
+
+
+@pytest.mark.parametrize("first", ["request", "hang-up"])
+def test_a_hang_up_that_is_there_to_be_seen_is_seen(
+        edge: StartEdge, stage: StartStage, dial: Dial, first: str) -> None:
+    """Both wait for the proxy at the same moment, in either order: a POST goes to a fresh connection then."""
+    endpoint, port = stage(), free_port()
+    proxy = edge(web(port, endpoint.port, service="eject: {failures: 0}"))
+    client = dial(port)
+    client.get("/warm")
+    channel = endpoint.accept()
+    channel.request()
+    channel.answer()
+    assert client.response().status == 200
+    for number in range(20):
+        proxy.signal(signal.SIGSTOP)
+        eventually(lambda: proxy.state == "T", "it stands still")
+        if first == "hang-up":
+            channel.close()
+        client.get(f"/{number}", "x.invalid", "Content-Length: 0", method="POST")
+        if first == "request":
+            channel.close()
+        proxy.signal(signal.SIGCONT)
+        channel = endpoint.accept()
+        assert channel.request().target == f"/{number}"
+        channel.answer()
+        assert client.response().status == 200
 
 
 def test_the_second_try_goes_to_a_fresh_channel(edge: StartEdge, stage: StartStage, dial: Dial) -> None:

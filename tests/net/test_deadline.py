@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgeproxy.net import deadline as deadline_module
-from edgeproxy.net.deadline import HORIZON, Deadline
+from edgeproxy.net.deadline import HORIZON, YOUNG, Deadline, Nursery
 from net.rig import Run, both_loops, until
 
 
@@ -157,3 +158,51 @@ def test_on_a_real_loop_it_is_never_early(run: Run) -> None:
         assert all(0.0 <= late < 2.0 for late in ends)
 
     run(main)
+
+
+# ---- the nursery
+
+def young(clock: Clock, nursery: Nursery) -> tuple[Deadline, list[float]]:
+    expired: list[float] = []
+    loop: Any = clock
+    return Deadline(loop, lambda: expired.append(clock.now), nursery), expired
+
+
+def test_short_lives_share_one_timer(clock: Clock) -> None:
+    nursery = Nursery()
+    for _ in range(100):
+        deadline, _ = young(clock, nursery)
+        deadline.set(clock.now + 60.0)
+        deadline.set(clock.now + 55.0)
+        deadline.close()
+    assert clock.armed == 1
+    clock.advance(100.0)
+    assert clock.armed == 2 and not clock.timers
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, YOUNG, 2 * YOUNG, 2 * YOUNG + 0.01, 1.0, 60.0])
+@pytest.mark.parametrize("moved", [None, 0.0, 0.05, 0.3, 60.0])
+def test_it_expires_at_its_time_wherever_it_grew_up(clock: Clock, after: float, moved: float | None) -> None:
+    deadline, expired = young(clock, Nursery())
+    clock.advance(0.03)
+    deadline.set(clock.now + after)
+    at = clock.now + after
+    if moved is not None and after > 0.04:
+        clock.advance(0.04)
+        deadline.set(at := clock.now + moved)
+    clock.advance(200.0)
+    assert expired == [pytest.approx(at)]
+
+
+def test_a_closed_one_lets_go_of_its_owner(clock: Clock) -> None:
+    class Owner:
+        def expired(self) -> None: ...
+
+    owner = Owner()
+    gone = weakref.ref(owner)
+    loop: Any = clock
+    deadline = Deadline(loop, owner.expired, Nursery())
+    deadline.set(clock.now + 60.0)
+    deadline.close()
+    del owner
+    assert gone() is None

@@ -311,6 +311,32 @@ def test_a_client_that_takes_nothing_is_cut_after_the_body_time(run: Run) -> Non
 
 
 @both_loops
+@pytest.mark.parametrize("paused", [False, True], ids=["it sent the rest", "the endpoint does not read either"])
+def test_a_client_that_takes_nothing_is_cut_whatever_it_sends(run: Run, paused: bool) -> None:
+    """Two reasons to be watched at once: the end of one must not end the other."""
+    async def main() -> None:
+        async with Web(Endpoint(), timeouts=short(body=0.2)) as web:
+            client = web.client()
+            size = 50_000_000 if paused else 10
+            await client.send(POST % size + b"abc")
+            endpoint = await accepted(web.places[0])  # type: ignore[arg-type]
+            await endpoint.through(b"abc")
+            await endpoint.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n")
+            with pytest.raises(TimeoutError):  # until nobody takes any more
+                async with asyncio.timeout(5):
+                    while True:
+                        await asyncio.wait_for(web.loop.sock_sendall(endpoint.sock, b"x" * 65536), 0.05)
+            if paused:
+                with pytest.raises((TimeoutError, ConnectionError)):
+                    await asyncio.wait_for(web.loop.sock_sendall(client.sock, b"y" * (size - 3)), 0.15)
+            else:
+                await client.send(b"x" * 7)
+            assert (await asyncio.wait_for(web.ends(), 3)).outcome == ("client_gone", Phase.BODY)
+
+    run(main)
+
+
+@both_loops
 def test_a_slow_reader_that_caught_up_keeps_its_connection(run: Run) -> None:
     """The deadline of its slowness must not end the idle connection afterwards."""
     async def main() -> None:
