@@ -51,7 +51,7 @@ class Nursery:
 
 
 def _nothing() -> None:
-    """What a closed deadline would call: it must not keep its owner alive."""
+    """What an ended deadline would call: it must not keep its owner alive."""
 
 
 class Deadline:
@@ -112,8 +112,12 @@ class Deadline:
     def close(self) -> None:
         """No call after this one."""
         self.at = inf
-        self._expired = _nothing
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
             self.fires = inf
+
+    def end(self) -> None:
+        """Close for good, and let go of who is called: no cycle is left for the garbage collector."""
+        self.close()
+        self._expired = _nothing

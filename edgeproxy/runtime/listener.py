@@ -152,6 +152,11 @@ class Listener:
             acceptor.stop()
         self._acceptors.clear()
 
+    def last_call(self) -> None:
+        """Accept who waits in the queues of the sockets, before these are closed."""
+        for acceptor in self._acceptors.values():
+            acceptor.last_call()
+
     def retire(self, gone: Callable[[], None]) -> None:
         """Accept no more and let what is open finish; `gone` is called when nothing is left, from the loop."""
         self.stop()

@@ -146,7 +146,8 @@ class Proxy:
             self._ending = self._loop.create_task(self._drain(grace, why))
 
     async def _drain(self, grace: float, why: str) -> None:
-        for listener in list(self._listeners.values()):
+        for listener in self._listeners.values():
+            listener.last_call()
             self._retire(listener)
         self._listeners.clear()
         self._registry.close()
@@ -184,11 +185,14 @@ class Proxy:
     async def serve(self, config: Config) -> int:
         """Run until stopped; the exit status. Raises BindError."""
         self.start(config)
-        _log.info("edgeproxy %s; codec: %s, sessions: %s", __version__, ENGINE, sessions())
+        self._announce(f"edgeproxy {__version__}, codec: {ENGINE}, sessions: {sessions()}")
         self._signals()
         gc.collect()
         gc.freeze()  # what the start built is never garbage: do not look at it again
         status = await self._stopped
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # the end is under way: one more ctrl-C must not garble it
         await asyncio.sleep(0)  # the callbacks of what was cut
         self._access_log.close()
         return status

@@ -154,7 +154,18 @@ class Acceptor:
         if room <= 0:
             self._full()
             return
-        accepted = self._accept(min(room, BATCH))
+        self._serve(min(room, BATCH))
+
+    def last_call(self) -> None:
+        """Accept all who wait in the queue: the socket is about to be closed, and they would be refused."""
+        limit = self._limit
+        while self._started and limit.taken < limit.maximum and self._serve(min(limit.maximum - limit.taken, BATCH)):
+            pass
+
+    def _serve(self, most: int) -> int:
+        """Accept up to `most` and begin to serve them; how many there were."""
+        limit = self._limit
+        accepted = self._accept(most)
         limit.taken += len(accepted)
         # Not each as it comes: a sleeping endpoint is woken once for all of their connects instead of once for each.
         for client, peer in accepted:
@@ -165,6 +176,7 @@ class Acceptor:
                 client.close()
                 limit.release()
                 self._say_fault(f"internal error, a connection was dropped: {error!r}")
+        return len(accepted)
 
     def _accept(self, most: int) -> list[tuple[socket.socket, str]]:
         sock = self.sock

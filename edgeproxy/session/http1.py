@@ -35,6 +35,7 @@ from edgeproxy.session.reply import Reply, date_field, reason_for
 
 DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
+MOMENT = 0.5  # while draining, for a request that is on its way (HAProxy: idle-close-on-response)
 
 
 _process = token_hex(6)
@@ -237,10 +238,7 @@ class Http1Session(Receiver):
                 self._chunked = True
             else:
                 self._bare = self._last = True
-        if not self.decoder.done:
-            self._unsure()
-        if self.listener.draining or self.listener.live.draining:
-            self._last = True
+        self._settle_last()
         data = head.inbound(self._minor, self._last, edits)
         if self._chunked:
             if payload:
@@ -253,11 +251,15 @@ class Http1Session(Receiver):
         if self._full and not done and self._exchange is not None:
             self._exchange.client_full()  # it was full before there was a body to be paused
 
-    def _unsure(self) -> None:
-        """A final answer though 100 was awaited: whether the body still comes is anybody's guess (RFC 9110 §10.1.1)."""
-        exchange = self._exchange
-        if exchange is not None and exchange.head is not None and exchange.head.expect and not exchange.continued:
+    def _settle_last(self) -> None:
+        """A response's head is about to say whether the connection ends with it."""
+        if self.listener.draining or self.listener.live.draining:
             self._last = True
+        exchange = self._exchange
+        if not self.decoder.done and exchange is not None and exchange.head is not None:
+            # A final answer though 100 was awaited: whether the body still comes is anybody's guess (RFC 9110 §10.1.1)
+            if exchange.head.expect and not exchange.continued:
+                self._last = True
 
     def respond_data(self, payload: bytes, done: bool, trailers: bytes) -> None:
         if not self._chunked:
@@ -277,8 +279,7 @@ class Http1Session(Receiver):
     def respond_local(self, reply: Reply) -> int:
         exchange = self._exchange
         assert exchange is not None
-        if not self.decoder.done:
-            self._unsure()
+        self._settle_last()
         lines = [b"HTTP/1.1 %d %b\r\nServer: edgeproxy\r\nDate: %b\r\n"
                  % (reply.status, reason_for(reply.status).encode(), date_field())]
         lines += [b"%b: %b\r\n" % field for field in reply.fields]
@@ -327,12 +328,9 @@ class Http1Session(Receiver):
     def _idle(self, now: float) -> None:
         """Ready for the next request; it may be here already."""
         listener = self.listener
-        if listener.draining or listener.live.draining:
-            self._linger() if self.decoder.rest or self._held else self._close()
-            return
         self.state = _IDLE
         deadline = self.deadline
-        deadline.at = at = now + listener.idle
+        deadline.at = at = now + (MOMENT if listener.draining or listener.live.draining else listener.idle)
         if at < deadline.fires:
             deadline.arm(at)
         if self._full:  # no further request before the client has taken the answers it has
@@ -447,7 +445,7 @@ class Http1Session(Receiver):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone()
-        self.deadline.close()
+        self.deadline.end()
         self._forget()
 
     def _forget(self) -> None:
@@ -463,9 +461,10 @@ class Http1Session(Receiver):
             exchange.client_gone()
 
     def drain(self) -> None:
-        """End as soon as it can be done without cutting anything."""
+        """End as soon as it can be done without cutting anything. A request may be on its way at this moment, so that
+        an idle connection is not closed at once: its next answer says `Connection: close`."""
         if self.state == _IDLE and not self._begun:
-            self._close()
+            self.deadline.set(min(self.deadline.at, monotonic() + MOMENT))
 
     def cut(self) -> None:
         """End now."""

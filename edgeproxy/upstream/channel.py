@@ -221,14 +221,14 @@ class Channel(Receiver):
         """What is queued is dropped: nobody waits for an answer, and it must not wait for a dead endpoint."""
         self.user = None
         self._leave_pool()
-        self.deadline.close()
+        self.deadline.end()
         self.transport.abort()
 
     def reset(self) -> None:
         """Leave in the middle of an exchange: the endpoint must not take what it got for complete."""
         self.user = None
         self.stage = _CLOSED
-        self.deadline.close()
+        self.deadline.end()
         self.transport.reset()
 
     def _leave_pool(self) -> None:

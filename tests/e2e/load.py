@@ -70,6 +70,7 @@ class Load:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tally = self.tally
+        served = False
         while not self._stopping.is_set():
             started = b""
             try:
@@ -81,7 +82,8 @@ class Load:
                 body = await self._body(reader, head)
             except (OSError, asyncio.IncompleteReadError) as fault:
                 # A keep-alive connection may be closed while the next request is on its way: a client asks again.
-                if started or tally.good == 0:
+                # A new one that was accepted and then closed without an answer is a request that was cut.
+                if started or not served:
                     tally.failed.append(f"{fault!r} after {started!r}")
                 else:
                     tally.closed += 1
@@ -90,6 +92,7 @@ class Load:
                 tally.failed.append(f"{head[:120]!r} {body[:120]!r}")
             else:
                 tally.good += 1
+                served = True
             if self._once or b"\r\nConnection: close\r\n" in head:
                 return
 

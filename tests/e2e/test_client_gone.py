@@ -30,7 +30,7 @@ def test_while_its_body_comes(edge: StartEdge, stage: StartStage, dial: Dial, ho
     assert channel.exactly(4) == b"part"
     _leave(client, how)
     assert channel.ending()[0] == b"", "no made-up rest"
-    _logged(proxy, "wait")
+    _logged(proxy, "send")
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
@@ -44,7 +44,7 @@ def test_while_its_chunked_body_comes(edge: StartEdge, stage: StartStage, dial: 
     assert channel.until(b"part\r\n") == b"4\r\npart\r\n"
     _leave(client, how)
     assert channel.ending()[0] == b"", "no last chunk: it must not look complete"
-    _logged(proxy, "wait")
+    _logged(proxy, "send")
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])

@@ -101,6 +101,61 @@ def test_a_request_whose_head_is_on_its_way_is_served(edge: StartEdge, nginx: Ng
     assert proxy.wait() == 0
 
 
+def test_connections_that_wait_to_be_accepted_are_served(edge: StartEdge, nginx: Nginx, dial: Dial) -> None:
+    """The kernel has promised them a server; closing the listening socket would reset them."""
+    port = free_port()
+    proxy = edge(web(port, nginx["a"]))
+    with proxy.frozen():
+        clients = [dial(port) for _ in range(10)]
+        for client in clients:
+            client.get()
+        proxy.signal(signal.SIGTERM)
+    for client in clients:
+        assert client.response().status == 200
+        assert client.ending() == (b"", End.FIN)
+    assert proxy.wait() == 0
+
+
+@pytest.mark.parametrize("served_before", [False, True])
+def test_a_request_that_is_there_to_be_read_is_served(
+        edge: StartEdge, nginx: Nginx, dial: Dial, served_before: bool) -> None:
+    """An idle connection is closed by a drain, but not one whose request waits in the kernel's buffer."""
+    port = free_port()
+    proxy = edge(web(port, nginx["a"]))
+    clients = [dial(port) for _ in range(10)]
+    if served_before:
+        for client in clients:
+            client.get()
+            assert client.response().status == 200
+    else:
+        eventually(lambda: proxy.descriptors >= 10 + len(clients), "all are accepted")
+    with proxy.frozen():
+        for client in clients:
+            client.get()
+        proxy.signal(signal.SIGTERM)
+    for client in clients:
+        assert client.response().status == 200
+        assert client.ending() == (b"", End.FIN)
+    assert proxy.wait() == 0
+
+
+def test_a_connection_that_was_never_served_has_a_moment_for_its_request(
+        edge: StartEdge, nginx: Nginx, dial: Dial) -> None:
+    """Its client cannot know that nobody will answer, and does not ask again as it would on a used connection."""
+    port = free_port()
+    proxy = edge(web(port, nginx["a"]))
+    used, fresh = dial(port), dial(port)
+    used.get()
+    assert used.response().status == 200, "so both have been accepted"
+    proxy.signal(signal.SIGTERM)
+    eventually(lambda: refused(port), "no new connections")
+    fresh.get()
+    answer = fresh.response()
+    assert (answer.status, answer.get("connection")) == (200, "close")
+    assert used.ending() == (b"", End.FIN)
+    assert proxy.wait() == 0
+
+
 def test_an_upload_under_way_finishes(edge: StartEdge, stage: StartStage, dial: Dial) -> None:
     endpoint, port = stage(), free_port()
     proxy = edge(web(port, endpoint.port))

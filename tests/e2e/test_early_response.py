@@ -78,6 +78,24 @@ def test_the_answer_survives_an_endpoint_that_stops_reading(
     assert client.response().text == "enough"
 
 
+def test_the_answer_survives_a_reset_that_is_there_already(
+        edge: StartEdge, stage: StartStage, dial: Dial) -> None:
+    """Answer, reset and more of the request all wait for the proxy at the same moment: it must read before it writes."""
+    endpoint, port = stage(), free_port()
+    proxy = edge(web(port, endpoint.port))
+    for _ in range(5):
+        client = dial(port)
+        client.send(_post(100 * KIB) + "x" * KIB)
+        channel = endpoint.accept()
+        channel.request(body=False)
+        with proxy.frozen():
+            client.send("x" * KIB)
+            channel.answer(b"too large", "413 Content Too Large", "Connection: close")
+            channel.reset()
+            client.send("x" * KIB)
+        assert client.response().text == "too large"
+
+
 def test_a_streamed_early_answer_goes_on_while_the_request_does(
         edge: StartEdge, stage: StartStage, dial: Dial) -> None:
     endpoint, port = stage(), free_port()

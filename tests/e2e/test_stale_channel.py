@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import select
-import signal
 import threading
 from collections import Counter
 
@@ -10,7 +9,7 @@ import pytest
 
 from e2e.backends import StartActor, StartStage
 from e2e.program import StartEdge, free_port, web
-from e2e.waiting import PATIENCE, eventually
+from e2e.waiting import PATIENCE
 from e2e.wire import Dial, Wire
 
 
@@ -101,14 +100,12 @@ def test_a_hang_up_that_is_there_to_be_seen_is_seen(
     channel.answer()
     assert client.response().status == 200
     for number in range(20):
-        proxy.signal(signal.SIGSTOP)
-        eventually(lambda: proxy.state == "T", "it stands still")
-        if first == "hang-up":
-            channel.close()
-        client.get(f"/{number}", "x.invalid", "Content-Length: 0", method="POST")
-        if first == "request":
-            channel.close()
-        proxy.signal(signal.SIGCONT)
+        with proxy.frozen():
+            if first == "hang-up":
+                channel.close()
+            client.get(f"/{number}", "x.invalid", "Content-Length: 0", method="POST")
+            if first == "request":
+                channel.close()
         channel = endpoint.accept()
         assert channel.request().target == f"/{number}"
         channel.answer()

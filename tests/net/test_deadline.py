@@ -194,7 +194,7 @@ def test_it_expires_at_its_time_wherever_it_grew_up(clock: Clock, after: float, 
     assert expired == [pytest.approx(at)]
 
 
-def test_a_closed_one_lets_go_of_its_owner(clock: Clock) -> None:
+def test_an_ended_one_lets_go_of_its_owner(clock: Clock) -> None:
     class Owner:
         def expired(self) -> None: ...
 
@@ -203,6 +203,6 @@ def test_a_closed_one_lets_go_of_its_owner(clock: Clock) -> None:
     loop: Any = clock
     deadline = Deadline(loop, owner.expired, Nursery())
     deadline.set(clock.now + 60.0)
-    deadline.close()
+    deadline.end()
     del owner
     assert gone() is None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 
@@ -73,7 +74,7 @@ def test_what_a_connection_is_given(run: Run) -> None:
         assert peer == "127.0.0.1"
         assert sock.getpeername() == client.getsockname()
         assert sock.getblocking() is False
-        assert sock.get_inheritable() is False
+        assert os.get_inheritable(sock.fileno()) is False
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
         assert door.limit.taken == 1
