@@ -163,27 +163,25 @@ def _service() -> dict[str, Any]:
     return {"pick": service.pick, "service": service, "budget": service.budget, "member": service.pick()}
 
 
-class _Ended:
+def _ended() -> Any:
     """An exchange as the access log sees it."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.ended = self.started + 0.0012
-        self.client = "192.0.2.1:51234"
-        self.bytes_in, self.bytes_out, self.status = 0, 110, 200
-        self.queue_s = self.connect_s = -1.0
-        self.first_byte_s = 0.0011
-        self.listener, self.route, self.service, self.endpoint = "web", "www.example.com", "backend", "10.0.0.1:80"
-        self.attempts: list[tuple[str, str]] = []
-        self.reused = True
-        self.outcome: Any = None
-        self.head: Any = None
-        self.request_id, self.traceparent = "0123456789abcdef0000000000000001", ""
+    ended: Any = _part("session.record").ExchangeRecord()
+    ended.started = time.monotonic()
+    ended.ended = ended.started + 0.0012
+    ended.client = "192.0.2.1:51234"
+    ended.bytes_in, ended.bytes_out, ended.status = 0, 110, 200
+    ended.queue_s = ended.connect_s = -1.0
+    ended.first_byte_s = 0.0011
+    ended.listener, ended.route, ended.service, ended.endpoint = "web", "www.example.com", "backend", "10.0.0.1:80"
+    ended.attempts = []
+    ended.reused = True
+    ended.request_id, ended.traceparent, ended.cause = "0123456789abcdef0000000000000001", "", ""
+    return ended
 
 
 def _log_line() -> dict[str, Any]:
     lines = _part("runtime.logline")
-    ended = _Ended()
+    ended = _ended()
     ended.outcome = _part("errors").OK
     ended.head = _part("codec._leaf").parse_request(REQUEST, HEAD, FIELDS)
     return {"json": lines.JsonLines(), "combined": lines.CombinedLines(), "ended": ended,

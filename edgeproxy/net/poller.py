@@ -41,13 +41,15 @@ class Poller:
     closed. `again` is for who must stop in the middle so that others get their turn.
     """
 
-    __slots__ = ("now", "turning", "unsent", "_loop", "_epoll", "_register", "_watchers", "_fresh", "_again",
+    __slots__ = ("now", "turning", "batch", "unsent", "_loop", "_epoll", "_register", "_watchers", "_fresh", "_again",
                  "_turn_booked")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = monotonic()
         """When the present turn began: a clock that costs nothing."""
         self.turning = False
+        self.batch = 0
+        """Number of the events at hand."""
         """Watchers are being called. What they write may wait in `unsent` until they all were."""
         self.unsent: list[Callable[[], None]] = []
         """Called, in order, when the events at hand are dealt with. Sent one by one between other work, each small
@@ -101,6 +103,7 @@ class Poller:
                 watchers.update(fresh)
                 fresh.clear()
             events = poll(0, _BATCH)
+            self.batch += 1
             self.turning = True
             for fd, event in events:
                 watcher = watchers.get(fd)
@@ -125,6 +128,7 @@ class Poller:
 
     def _unfinished(self) -> None:
         self._turn_booked = False
+        self.batch += 1
         self.now = monotonic()
         work, self._again = self._again, {}
         for resume in work:

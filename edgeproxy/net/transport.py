@@ -28,6 +28,7 @@ READ_LARGE: Final = 128 * 1024
 HIGH_WATER: Final = 64 * 1024
 LOW_WATER: Final = 16 * 1024
 AT_ONCE: Final = 16 * 1024  # a write of this much does not wait for others
+JOINED: Final = 4096
 READS: Final = 4  # full reads before others get their turn
 
 # Plain numbers, not an enum: the compiled code compares them in an instruction.
@@ -65,8 +66,9 @@ _NOBODY = Receiver()
 class SocketTransport:
     """Owns `sock` and tells its receiver what happens."""
 
-    __slots__ = ("_loop", "_poller", "_sock", "_fd", "_recv", "_send", "_receiver", "_state", "_reading",
-                 "_unread", "_read_size", "_pending", "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "taken")
+    __slots__ = ("_loop", "_poller", "_sock", "_fd", "_recv", "_send", "_receiver", "_state", "_reading", "_unread",
+                 "_read_size", "_pending", "_queue", "_queued", "_over", "_eof_wanted", "_eof_seen", "_broken",
+                 "last_words", "drained", "taken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket,
                  receiver: Receiver) -> None:
@@ -86,6 +88,11 @@ class SocketTransport:
         self._over = False        # the queue went over HIGH_WATER and has not come back to LOW_WATER
         self._eof_wanted = False
         self._eof_seen = False
+        self._broken: OSError | None = None
+        self.last_words = False
+        """When the peer takes no more, read what it has said before the end is told."""
+        self.drained = False
+        """The last read took all that was there."""
         self.taken = 0
         """Bytes the kernel took so far: what progress of a slow reader is measured by."""
         self._receiver = receiver
@@ -114,6 +121,7 @@ class SocketTransport:
         except OSError as exc:
             self._lose(exc)
             return
+        self.drained = len(data) < READ_SMALL
         self._take(data)
         if len(data) == READ_SMALL:
             self._read_size = READ_LARGE
@@ -126,10 +134,13 @@ class SocketTransport:
             try:
                 data = self._recv(size)
             except (BlockingIOError, InterruptedError):
+                if self._broken is not None:
+                    self._lose(self._broken)
                 return
             except OSError as exc:
                 self._lose(exc)
                 return
+            self.drained = len(data) < size and not ending
             self._take(data)
             if not data or len(data) < size and not ending:
                 return
@@ -186,7 +197,7 @@ class SocketTransport:
     # ---- writing
 
     def write(self, data: bytes) -> None:
-        if self._state != _OPEN or not data:
+        if self._state != _OPEN or not data or self._broken is not None:
             return
         if self._queue:
             self._enqueue(memoryview(data))
@@ -213,7 +224,7 @@ class SocketTransport:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
-            self._lose(exc)
+            self._unsendable(exc)
             return
         self.taken += sent
         if sent != len(data):
@@ -221,7 +232,22 @@ class SocketTransport:
         elif self._state != _OPEN or self._eof_wanted:
             self._flushed()
 
+    def _unsendable(self, exc: OSError) -> None:
+        """The peer takes no more. What it sent before may still wait to be read: an early answer, and then close."""
+        self._pending = b""
+        self._queue.clear()
+        self._queued = 0
+        if not self.last_words or self._eof_seen or self._state != _OPEN:
+            self._lose(exc)
+        else:
+            self._broken = exc
+            self._unread = True
+            self._poller.again(self._read_on)
+
     def _enqueue(self, data: memoryview) -> None:
+        if self._queue and len(self._queue[-1]) + len(data) <= JOINED:  # else each byte written would cost an object
+            self._queued -= len(self._queue[-1])
+            data = memoryview(bytes(self._queue.pop()) + bytes(data))
         self._queue.append(data)
         self._queued += len(data)
         if self._queued > HIGH_WATER and not self._over:
@@ -243,7 +269,7 @@ class SocketTransport:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as exc:
-            self._lose(exc)
+            self._unsendable(exc)
             return
         if not queue:
             self._flushed()
@@ -331,3 +357,5 @@ class SocketTransport:
     def hand_over(self, receiver: Receiver) -> None:
         """Tell another receiver from now on."""
         self._receiver = receiver
+        if self._over:
+            receiver.pause_writing()

@@ -21,6 +21,8 @@ class Rule(NamedTuple):
     """The word that the route's `when` must hold; None: no word is asked for."""
     idempotent: bool = True
     """The request was perhaps carried out: the method must bear that twice."""
+    counted: bool = True
+    """It is one of the route's attempts."""
     excused: bool = True
     """…unless nothing of it had been written yet, or it has an Idempotency-Key."""
 
@@ -29,7 +31,7 @@ RULES = {
     RetryClass.NEVER: Rule(False),
     RetryClass.CONNECT: Rule(True, named="connect", idempotent=False),
     # Not a fault of the endpoint: it closed an idle connection as the request was on its way. So no word is needed.
-    RetryClass.STALE: Rule(True),
+    RetryClass.STALE: Rule(True, counted=False),
     RetryClass.RESET: Rule(True, named="reset"),
     RetryClass.TIMEOUT: Rule(True, named="timeout"),
     RetryClass.STATUS: Rule(True, named="status", excused=False),
@@ -46,7 +48,7 @@ def decide(policy: model.Retry, error: ProxyError, *, status: int, method: str, 
     request was given to the channel. `idempotency_key`: the request has that field.
     """
     rule = RULES[error.retry]
-    if not rule.allowed or tries >= policy.attempts or (written and not replayable):
+    if not rule.allowed or (rule.counted and tries >= policy.attempts) or (written and not replayable):
         return False
     if rule.named is not None and (status if rule.named == "status" else rule.named) not in policy.when:
         return False

@@ -15,7 +15,7 @@ from typing import Protocol
 from edgeproxy.config import model
 from edgeproxy.net.poller import Poller
 from edgeproxy.runtime.accesslog import AccessLog
-from edgeproxy.session.acceptor import Acceptor, ConnectionLimit, descriptor_budget
+from edgeproxy.session.acceptor import MOST_CONNECTIONS, Acceptor, ConnectionLimit
 from edgeproxy.session.http import HttpListener
 from edgeproxy.session.http1 import Http1Session
 from edgeproxy.session.tcp import TcpListener, TcpRecord, TcpSession
@@ -103,10 +103,11 @@ class Listener:
     __slots__ = ("config", "_loop", "_front", "_limit", "_acceptors", "_gone")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
-                 log: AccessLog) -> None:
+                 log: AccessLog, budget: ConnectionLimit) -> None:
+        """`budget`: the places of the whole process."""
         self.config = config
         self._loop = loop
-        self._limit = ConnectionLimit(1)
+        self._limit = ConnectionLimit(1, budget)
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._gone: Callable[[], None] | None = None
         self._front: Front
@@ -115,14 +116,17 @@ class Listener:
         else:
             self._front = TcpFront(loop, TcpListener(config, poller), live, log.connection, self._ended)
 
+    def let_go(self, sockets: list[socket.socket]) -> None:
+        """Accept no more from any but `sockets`. Before any listener follows: an address may go from one to another,
+        and two watchers of one socket would be in each other's way."""
+        for sock in self._acceptors.keys() - set(sockets):
+            self._acceptors.pop(sock).stop()
+
     def follow(self, config: model.Listener, sockets: list[socket.socket]) -> None:
         """Bring the listener to `config`; `sockets` are the ones to accept from."""
         self.config = config
         self._front.apply(config)
-        budget = descriptor_budget()
-        self._limit.set(min(config.limits.connections or budget, budget))
-        for sock in self._acceptors.keys() - set(sockets):
-            self._acceptors.pop(sock).stop()
+        self._limit.set(config.limits.connections or MOST_CONNECTIONS)
         for sock in sockets:
             if sock not in self._acceptors:
                 name = sock.getsockname()

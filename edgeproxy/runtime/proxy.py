@@ -25,6 +25,7 @@ from edgeproxy.net.sockets import BindError
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.runtime.listener import Listener
 from edgeproxy.runtime.registry import Registry
+from edgeproxy.session.acceptor import ConnectionLimit, descriptor_budget
 from edgeproxy.snapshot import Live, Snapshot, compile_rules
 
 _log = logging.getLogger("edgeproxy")
@@ -42,6 +43,7 @@ class Proxy:
         self._announce = announce
         self._registry = Registry(loop)
         self._poller = Poller(loop)
+        self._budget = ConnectionLimit(descriptor_budget())
         self._listeners: dict[str, Listener] = {}
         self._leaving: set[Listener] = set()
         self._access_log: AccessLog
@@ -73,11 +75,15 @@ class Proxy:
             wanted = config.listeners.get(name)
             if wanted is None or wanted.protocol != listener.config.protocol:
                 self._retire(self._listeners.pop(name))
+        sockets = {name: [sock for bind in new.bind for sock in self._registry.sockets[bind]]
+                   for name, new in config.listeners.items()}
+        for name, listener in self._listeners.items():
+            listener.let_go(sockets[name])
         for name, new in config.listeners.items():
-            sockets = [sock for bind in new.bind for sock in self._registry.sockets[bind]]
             if name not in self._listeners:
-                self._listeners[name] = Listener(self._loop, self._poller, new, self._live, self._access_log)
-            self._listeners[name].follow(new, sockets)
+                self._listeners[name] = Listener(self._loop, self._poller, new, self._live, self._access_log,
+                                                 self._budget)
+            self._listeners[name].follow(new, sockets[name])
         self._registry.close_unused(config)
 
     def _retire(self, listener: Listener) -> None:

@@ -56,22 +56,41 @@ class Sayer:
 
 
 class ConnectionLimit:
-    """Places for the connections of one listener, shared by its sockets. Who ends a connection calls `release`."""
+    """Places for the connections of one listener, shared by its sockets; or, as `whole`, those of the process, shared
+    by its listeners. Who ends a connection calls `release`."""
 
-    __slots__ = ("maximum", "taken", "_waiting")
+    __slots__ = ("maximum", "taken", "_whole", "_waiting")
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, whole: ConnectionLimit | None = None) -> None:
         self.maximum = maximum
         self.taken = 0
+        self._whole = whole
         self._waiting: list[Acceptor] = []
+
+    @property
+    def room(self) -> int:
+        own = self.maximum - self.taken
+        return own if self._whole is None else min(own, self._whole.room)
+
+    @property
+    def bound(self) -> int:
+        """What is reached when there is no room."""
+        return self.maximum if self._whole is None or self.taken >= self.maximum else self._whole.bound
 
     def set(self, maximum: int) -> None:
         """A new limit, from a reload. Connections over it stay."""
         self.maximum = maximum
         self._wake()
 
+    def take(self, count: int) -> None:
+        self.taken += count
+        if self._whole is not None:
+            self._whole.take(count)
+
     def release(self) -> None:
         self.taken -= 1
+        if self._whole is not None:
+            self._whole.release()
         if self._waiting:
             self._wake()
 
@@ -79,13 +98,17 @@ class ConnectionLimit:
         """Resume `acceptor` when there is a place."""
         if acceptor not in self._waiting:
             self._waiting.append(acceptor)
+        if self._whole is not None:
+            self._whole.wait(acceptor)
 
     def forget(self, acceptor: Acceptor) -> None:
         if acceptor in self._waiting:
             self._waiting.remove(acceptor)
+        if self._whole is not None:
+            self._whole.forget(acceptor)
 
     def _wake(self) -> None:
-        # Every socket of the listener: the one that stopped first may have nobody in its queue.
+        # Every socket that waits: the one that stopped first may have nobody in its queue.
         if self.taken < self.maximum:
             waiting, self._waiting = self._waiting, []
             for acceptor in waiting:
@@ -149,8 +172,7 @@ class Acceptor:
             self._loop.remove_reader(self.sock.fileno())
 
     def _ready(self) -> None:
-        limit = self._limit
-        room = limit.maximum - limit.taken
+        room = self._limit.room
         if room <= 0:
             self._full()
             return
@@ -158,15 +180,14 @@ class Acceptor:
 
     def last_call(self) -> None:
         """Accept all who wait in the queue: the socket is about to be closed, and they would be refused."""
-        limit = self._limit
-        while self._started and limit.taken < limit.maximum and self._serve(min(limit.maximum - limit.taken, BATCH)):
+        while self._started and (room := self._limit.room) > 0 and self._serve(min(room, BATCH)):
             pass
 
     def _serve(self, most: int) -> int:
         """Accept up to `most` and begin to serve them; how many there were."""
         limit = self._limit
         accepted = self._accept(most)
-        limit.taken += len(accepted)
+        limit.take(len(accepted))
         # Not each as it comes: a sleeping endpoint is woken once for all of their connects instead of once for each.
         for client, peer in accepted:
             try:
@@ -204,7 +225,7 @@ class Acceptor:
     def _full(self) -> None:
         self._unwatch()
         self._limit.wait(self)
-        self._say_full(f"at the limit of {self._limit.maximum} connections: no more are accepted until one ends")
+        self._say_full(f"at the limit of {self._limit.bound} connections: no more are accepted until one ends")
 
     def _fault(self, error: OSError) -> None:
         """Without descriptors or memory the socket stays readable, so watching on would spin."""

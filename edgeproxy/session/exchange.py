@@ -144,7 +144,7 @@ class Exchange(ExchangeRecord):
             self._queue(service)
             return
         idle = member.pool.idle
-        if not idle or head.method not in IDEMPOTENT:
+        if not idle or head.method not in IDEMPOTENT or not self.session.poller.turning:
             self._use(service, member, False, now)
             return
         self._member = member
@@ -225,8 +225,7 @@ class Exchange(ExchangeRecord):
         member.total += 1
         idle = member.pool.idle
         if idle and not fresh:
-            # What cannot be sent twice goes to a channel whose endpoint has surely not hung up a moment ago.
-            channel = idle.pop() if self.head.method in IDEMPOTENT else member.pool.take_quiet()  # type: ignore[union-attr]
+            channel = member.pool.take_quiet()
             if channel is not None:
                 self.reused = True
                 self._send(channel, now)
@@ -333,7 +332,8 @@ class Exchange(ExchangeRecord):
         assert channel is not None and self._route is not None
         if not self._request_done:  # RFC 9110 §7.8: the old protocol ends with the whole request
             channel.reset()
-            self._upstream_failed(ProxyError(Kind.RESPONSE_BROKEN, "101 before the end of the request"))
+            self._leave()  # no evidence: a client can bring any such endpoint to this
+            self._answer_error(ProxyError(Kind.RESPONSE_BROKEN, "101 before the end of the request"))
             return
         self.status = 101
         self.first_byte_s = monotonic() - self._since
@@ -402,7 +402,7 @@ class Exchange(ExchangeRecord):
         now = monotonic()
         if not stale and not service.budget.allow(now):
             return False
-        tries = (*self._tries, member)
+        tries = self._tries if stale else (*self._tries, member)
         again = member if stale else service.pick(exchange_key(self, service) if service.keyed else 0, tries)
         if again is None:
             return False

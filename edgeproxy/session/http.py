@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeproxy.session.http1 import Http1Session
 
 MAX_REQUEST_ID = 128
+MAX_HOPS = 32
 
 
 class HttpListener:
@@ -66,13 +67,15 @@ class HttpListener:
         if told and len(told) <= MAX_REQUEST_ID and told.isascii():
             request_id = told.decode()
         client = peer
-        for part in reversed((head.get(b"x-forwarded-for") or b"").decode("latin-1").split(",")):
+        for part in reversed((head.get(b"x-forwarded-for") or b"").decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             hop = part.strip()
             try:
-                ip_address(hop)
+                address = ip_address(hop)
             except ValueError:
                 break
-            client = hop
-            if not self.trusts(hop):
+            if "%" in hop:  # a zone may be any text, and means nothing here
+                break
+            client = str(address)
+            if not self.trusts(client):
                 break
         return client, request_id

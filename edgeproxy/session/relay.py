@@ -14,7 +14,6 @@ from edgeproxy.errors import OK, Kind, Outcome, Phase
 from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.transport import Receiver, SocketTransport
 
-
 FLUSH_TIME = 60.0  # after one side has gone, for the other to take what is queued for it
 
 
@@ -65,18 +64,19 @@ class Tunnel:
         self._idle = idle or inf
         self._ended: Callable[[Outcome, int, int], None] | None = ended
         self._deadline = Deadline(loop, self._expired)
-        client.hand_over(self._client)
-        upstream.hand_over(self._upstream)
 
     def start(self, from_client: bytes, from_upstream: bytes) -> None:
         """Begin with what either side had sent behind its head."""
         self.touch()
+        self._client.near.resume_reading()
+        self._upstream.near.resume_reading()
+        client, upstream = self._client.near, self._upstream.near
+        client.hand_over(self._client)  # from now on; each says at once if it is full, and pauses the other
+        upstream.hand_over(self._upstream)
         if from_client:
             self._client.data_received(from_client)
         if from_upstream:
             self._upstream.data_received(from_upstream)
-        self._client.near.resume_reading()
-        self._upstream.near.resume_reading()
 
     def touch(self) -> None:
         self._deadline.set(monotonic() + self._idle)

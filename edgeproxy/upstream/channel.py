@@ -56,7 +56,7 @@ _CLOSED: Final = 5
 
 class Channel(Receiver):
     __slots__ = ("member", "transport", "deadline", "user", "stage", "full", "reused", "decoder", "_request",
-                 "_keep_alive", "_interims", "_timeout", "_sending")
+                 "_keep_alive", "_interims", "_timeout", "_sending", "_held", "_batch", "_poller")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, member: Member) -> None:
         self.member = member
@@ -71,9 +71,13 @@ class Channel(Receiver):
         self._keep_alive = False
         self._interims = 0
         self._timeout = inf
+        self._held = False     # reading is paused, because the client is slow
+        self._batch = 0        # in which the request was sent
+        self._poller = poller
         self._sending = False  # the request is not complete yet
         self._request: RequestHead
         self.transport = SocketTransport(loop, poller, sock, self)
+        self.transport.last_words = True
 
     # ---- sending
 
@@ -89,6 +93,7 @@ class Channel(Receiver):
         self._request = request
         self._timeout = timeout
         self._sending = not done
+        self._batch = self._poller.batch
         self.decoder.head_request = request.method == "HEAD"
         deadline = self.deadline
         deadline.at = at = now + timeout if done else inf
@@ -106,8 +111,9 @@ class Channel(Receiver):
             self.transport.write(encode_last_chunk(trailers))
 
     def _wait(self) -> None:
-        """It is the endpoint's turn from now on."""
-        self.deadline.set(monotonic() + self._timeout)
+        """It is the endpoint's turn from now on; not while it is us who do not read."""
+        if not self._held:
+            self.deadline.set(monotonic() + self._timeout)
 
     # ---- receiving
 
@@ -125,6 +131,10 @@ class Channel(Receiver):
                 elif not self._sending:
                     self._wait()
                 user.response_data(payload, decoder.done)
+            elif self.stage == _WAIT and self.reused and self._batch == self._poller.batch and self._poller.turning:
+                # The kernel told of these bytes together with what made us send: they are no answer to it. An endpoint
+                # that closes an idle connection may say so first (408). What was sent since cannot be told apart.
+                self._fail(ProxyError(Kind.STALE, "the endpoint spoke before it was asked"))
             elif self.stage == _DONE:
                 self._keep_alive = False  # bytes behind the response: the endpoint is out of step
             else:
@@ -163,8 +173,8 @@ class Channel(Receiver):
             if final is None or final.status >= 200:
                 return final
             head = final
-        if self._request.upgrade is None:
-            raise ProxyError(Kind.RESPONSE_BROKEN, "101 though no upgrade was asked for")
+        if self._request.upgrade is None or head.upgrade is None:
+            raise ProxyError(Kind.RESPONSE_BROKEN, "101 without an upgrade that was asked for")
         self.user = None
         self.deadline.close()
         user.upgraded(head, self.decoder.rest)
@@ -175,12 +185,14 @@ class Channel(Receiver):
     def pause(self) -> None:
         """The client is slow: stop reading, and do not blame the endpoint for the silence."""
         if self.stage == _BODY:
+            self._held = True
             self.transport.pause_reading()
             self.deadline.at = inf
 
     def resume(self) -> None:
+        self._held = False
         if self.stage == _BODY:
-            if not self._sending:
+            if not self._sending or self.full:
                 self._wait()
             self.transport.resume_reading()
 
@@ -204,8 +216,10 @@ class Channel(Receiver):
         self.user = None
         pool = self.member.pool
         idle = pool.idle
+        transport = self.transport
         if (reusable and self.stage == _DONE and self._keep_alive and not self.decoder.rest
-                and len(idle) < pool.limit):
+                and len(idle) < pool.limit and not transport.get_write_buffer_size()
+                and (transport.drained or transport.peek_alive())):  # nothing behind the response, in the kernel either
             self.stage = _IDLE
             self.reused = True
             self._interims = 0

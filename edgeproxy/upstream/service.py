@@ -67,7 +67,7 @@ class Waiter:
 
 class Service:
     __slots__ = ("name", "config", "view", "budget", "keyed", "least_latency", "_loop", "_rng", "_health", "first",
-                 "limit", "waiting", "_known", "_restores")
+                 "limit", "waiting", "_waking", "_known", "_restores")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random) -> None:
         self.name = config.name
@@ -75,6 +75,7 @@ class Service:
         self._loop = loop
         self._rng = rng
         self.waiting: deque[Waiter] = deque()
+        self._waking = False
         self._known: dict[str, Member] = {}
         self._restores: dict[Member, asyncio.TimerHandle] = {}
         self.apply(config)
@@ -179,14 +180,23 @@ class Service:
         return waiter
 
     def wake(self) -> None:
-        queue = self.waiting
-        while queue:
-            waiter = queue[0]
-            member = self.pick(waiter.key, waiter.tried)
-            if member is None:
-                return
-            waiter.cancel()
-            waiter.callback(member)
+        """Give free places to who waits. Flat: a callback that gives its place back at once is seen by this loop."""
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            while self.waiting:
+                waiter = self.waiting[0]
+                member = self.pick(waiter.key, waiter.tried)
+                if member is None:
+                    return
+                waiter.cancel()
+                try:
+                    waiter.callback(member)
+                except Exception:  # it must not fall on the stranger whose end has freed the place
+                    _log.exception("a request was ended by a fault of the proxy; please report it")
+        finally:
+            self._waking = False
 
     # ---- use and health
 

@@ -147,7 +147,7 @@ def test_moody_peers(edge: StartEdge, actor: StartActor, loop: str, kind: str) -
         mood, size = Moody(seed + 1000), size_of(seed)
         echo = threading.Thread(target=lambda: mood.send(wire, memoryview(block)[:size]))
         if kind == "http":  # one byte more, that waits for the whole request: else it would be an early answer
-            wire.send(f"HTTP/1.1 200 OK\r\nContent-Length: {size + 1}\r\n\r\n")
+            wire.send(f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {size + 1}\r\n\r\n")
         echo.start()
         assert Moody(seed + 2000).read(wire, size) == block[:size]
         echo.join(30)

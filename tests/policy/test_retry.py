@@ -63,6 +63,9 @@ def test_a_body_that_is_gone_is_not_sent_again(row: tuple[Kind, int]) -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_no_more_tries_than_attempts(row: tuple[Kind, int]) -> None:
+    if row[0] is Kind.STALE:  # no fault of the endpoint, so none of the attempts either
+        assert again(row[0], tries=3, policy=model.Retry(attempts=1, when=EVERYTHING.when))
+        return
     assert not again(row[0], status=row[1], tries=3)
     assert not again(row[0], status=row[1], policy=model.Retry(attempts=1, when=EVERYTHING.when))
 
