@@ -196,9 +196,6 @@ class Proxy:
         gc.collect()
         gc.freeze()  # what the start built is never garbage: do not look at it again
         status = await self._stopped
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)  # the end is under way: one more ctrl-C must not garble it
         await asyncio.sleep(0)  # the callbacks of what was cut
         self._access_log.close()
         return status
@@ -219,7 +216,12 @@ def run(load: Callable[[], Config], announce: Callable[[str], None]) -> int:
             factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         async def main() -> int:
-            return await Proxy(asyncio.get_running_loop(), load, announce).serve(config)
+            loop = asyncio.get_running_loop()
+            status = await Proxy(loop, load, announce).serve(config)
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)  # the end is under way: one more ctrl-C must not garble it
+            return status
 
         try:
             return runner.run(main())

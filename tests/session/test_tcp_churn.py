@@ -5,10 +5,11 @@ import asyncio
 import gc
 import random
 
+from edgeproxy.config import model
 from edgeproxy.errors import OK
 from edgeproxy.session.splice import Flow
 from edgeproxy.session.tcp import TcpSession
-from net.rig import Endpoint, Peer, Relay, Run, both_loops, leaves_nothing_open
+from net.rig import Endpoint, Peer, Relay, Run, both_loops, leaves_nothing_open, until
 
 CONNECTIONS = 3000
 AT_ONCE = 32
@@ -58,7 +59,8 @@ async def visit(relay: Relay, rng: random.Random) -> None:
 @both_loops
 def test_churn_leaves_nothing_behind(run: Run) -> None:
     async def main() -> None:
-        async with Relay(Endpoint(), Endpoint()) as relay:
+        patient = model.Service("back", timeouts=model.ServiceTimeouts(connect=10.0))  # a busy machine is no fault
+        async with Relay(Endpoint(), Endpoint(), service=patient) as relay:
             servers = [asyncio.ensure_future(serve(endpoint)) for endpoint in relay.endpoints]
             rng = random.Random(3)
 
@@ -68,8 +70,8 @@ def test_churn_leaves_nothing_behind(run: Run) -> None:
                     relay.sessions[:] = [s for s in relay.sessions if s.stage < 3]
 
             await asyncio.gather(*(visitor() for _ in range(AT_ONCE)))
-            served = relay.limit.taken + len(relay.records)
-            assert served == CONNECTIONS // AT_ONCE * AT_ONCE
+            # The last clients are gone, but perhaps not all of them were accepted yet.
+            await until(lambda: relay.limit.taken + len(relay.records) == CONNECTIONS // AT_ONCE * AT_ONCE)
             for session in relay.sessions:
                 session.abort()
             relay.sessions.clear()
