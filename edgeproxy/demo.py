@@ -81,7 +81,7 @@ def run_demo(http_port: int, tcp_port: int, serve: Callable[[Callable[[], Config
 
         def announce(line: str) -> None:
             say(line)
-            if not first.ident:
+            if not line.startswith("listening") and not first.ident:  # the last line: what is in use
                 first.start()
 
         say("edgeproxy demo: the backends " +
