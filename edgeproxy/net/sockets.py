@@ -6,12 +6,14 @@ becomes one `BindError` that names the place and the remedy.
 """
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from edgeproxy.config.model import Bind
@@ -20,6 +22,7 @@ BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 KEEPALIVE = 60  # seconds of silence before the first probe
 PROBE_EVERY, PROBES = 20, 3  # so a peer that has vanished is noticed after two minutes
 UNIX_MODE = 0o660
+_SO_ATTACH_FILTER = 26
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with time 0: close() sends RST and drops what was not sent yet
 _KEEPALIVE_OPTIONS = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -78,6 +81,25 @@ def listen(bind: Bind, backlog: int = BACKLOG) -> list[socket.socket]:
 def close_listening(sock: socket.socket) -> None:
     """Close a socket that `listen` gave; the file of a unix socket goes with it."""
     sock.close()
+
+
+def refuse_new(sock: socket.socket) -> None:
+    """Let nobody new into the queue of a listening socket that is about to be closed.
+
+    Between the last `accept` and `close` a handshake may end, and that client would be reset. So the kernel drops SYNs
+    first, by a classic BPF filter (it sees the TCP header): their clients come again after a second, to a closed port
+    or to who has taken it over. Best effort: a handshake that is half done, or where filters are not allowed, is lost.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in (
+        (0x30, 0, 0, 13),         # load the byte with the flags
+        (0x45, 0, 1, 0x02),       # SYN?
+        (0x06, 0, 0, 0),          # then drop it
+        (0x06, 0, 0, 0xFFFFFFFF),  # else let it pass
+    )))
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 4, ctypes.addressof(code)))
 
 
 def _numeric(bind: Bind) -> tuple[int, tuple[Any, ...]]:

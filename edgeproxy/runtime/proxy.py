@@ -21,7 +21,7 @@ from edgeproxy.config.delta import delta
 from edgeproxy.config.load import ConfigError
 from edgeproxy.config.model import Config
 from edgeproxy.net.poller import Poller
-from edgeproxy.net.sockets import BindError
+from edgeproxy.net.sockets import BindError, refuse_new
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.runtime.listener import Listener
 from edgeproxy.runtime.registry import Registry
@@ -152,6 +152,9 @@ class Proxy:
             self._ending = self._loop.create_task(self._drain(grace, why))
 
     async def _drain(self, grace: float, why: str) -> None:
+        for sockets in self._registry.sockets.values():
+            for sock in sockets:
+                refuse_new(sock)
         for listener in self._listeners.values():
             listener.last_call()
             self._retire(listener)
@@ -190,9 +193,9 @@ class Proxy:
 
     async def serve(self, config: Config) -> int:
         """Run until stopped; the exit status. Raises BindError."""
+        self._signals()  # before the first line is printed: who waits for it may send one at once
         self.start(config)
         self._announce(f"edgeproxy {__version__}, codec: {ENGINE}, sessions: {sessions()}")
-        self._signals()
         gc.collect()
         gc.freeze()  # what the start built is never garbage: do not look at it again
         status = await self._stopped

@@ -169,7 +169,8 @@ class Edge:
         before = len(_RELOADED.findall(self.errors))
         self.signal(signal.SIGHUP)
         try:
-            eventually(lambda: len(_RELOADED.findall(self.errors)) > before, "a word about the reload")
+            eventually(lambda: not self.alive or len(_RELOADED.findall(self.errors)) > before, "a word about the reload")
+            assert self.alive, f"SIGHUP ended the proxy with {self.process.returncode}"
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.errors}") from None
         return self.errors[[found.start() for found in _RELOADED.finditer(self.errors)][before]:]
@@ -186,14 +187,16 @@ class Edge:
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit status."""
+        self._ending = True
         return self.process.wait(seconds)
 
     def stop(self) -> None:
         """End it at once and cleanly; nothing it printed may tell of a fault."""
         try:
-            if self.process.poll() is None:
+            if self.alive:
                 self.signal(signal.SIGCONT)
                 self._interrupt()
+            assert self._ending, f"the proxy ended by itself with {self.process.returncode}:\n{self.errors}"
             assert not _FAULTS.search(self.errors), self.errors
         finally:
             if self.process.poll() is None:
