@@ -402,16 +402,17 @@ class Exchange(ExchangeRecord):
         now = monotonic()
         if not stale and not service.budget.allow(now):
             return False
+        member.active -= 1  # its place is this exchange's to take again; the waiters are told when that is settled
         tries = self._tries if stale else (*self._tries, member)
         again = member if stale else service.pick(exchange_key(self, service) if service.keyed else 0, tries)
         if again is None:
+            member.active += 1
             return False
         self._tries = tries
         self.attempts = (*self.attempts, (member.address, error.kind.word if not status else str(status)))
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.release(now, self._request_done)
-        member.active -= 1
         self._use(service, again, stale, now)
         if service.waiting:  # only now: a waiter must not get the place that `again` was picked for
             service.wake()

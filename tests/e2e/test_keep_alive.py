@@ -135,3 +135,25 @@ def test_bytes_behind_a_response_end_the_channel(edge: StartEdge, stage: StartSt
     fresh.answer(b"two")
     assert client.response().text == "two"
     eventually(lambda: client.quiet(), "nothing more")
+
+
+@pytest.mark.parametrize("size", [2 ** n for n in range(10, 19)])
+def test_bytes_behind_a_response_never_answer_the_next_request(
+        edge: StartEdge, stage: StartStage, dial: Dial, size: int) -> None:
+    """However the reads fall: the next request waits already, and the response ends where a buffer may be full."""
+    endpoint, port = stage(), free_port()
+    proxy = edge(web(port, endpoint.port))
+    client = dial(port)
+    client.get("/1")
+    channel = endpoint.accept()
+    channel.request()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %06d\r\n\r\n"
+    body = size - len(head % 0)
+    with proxy.frozen():
+        client.get("/2")
+        channel.send(head % body + b"x" * body + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+    assert len(client.response().body) == body
+    fresh = endpoint.accept()
+    assert fresh.request().target == "/2"
+    fresh.answer(b"good")
+    assert client.response().text == "good"

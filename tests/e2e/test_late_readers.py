@@ -8,10 +8,12 @@ import random
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 
 import pytest
 
-from e2e.backends import StartActor
+from e2e.backends import StartActor, StartStage
 from e2e.program import StartEdge, free_port, tcp, web
 from e2e.streams import pieces, read_stream, send_stream
 from e2e.waiting import PATIENCE
@@ -99,6 +101,53 @@ def test_tcp(edge: StartEdge, actor: StartActor, dial: Dial, who: str, loop: str
         assert result["checksum"] == _checksum(SIZE)
     assert done.wait(PATIENCE)
     assert result["rest"] == (b"", End.FIN)
+
+
+@LOOPS
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("kind", ["tcp", "tunnel"])
+def test_small_pieces_to_who_does_not_read(
+        edge: StartEdge, stage: StartStage, dial: Dial, direction: str, kind: str, loop: str) -> None:
+    """Until nothing more is taken: the last piece is taken in part, and its rest comes later."""
+    endpoint, port = stage(small=True), free_port()
+    edge((web if kind == "tunnel" else tcp)(port, endpoint.port), {"EDGEPROXY_LOOP": loop})
+    client = dial(port, small=True)
+    if kind == "tunnel":
+        client.get("/", "x.invalid", "Connection: Upgrade", "Upgrade: custom")
+        server = endpoint.accept()
+        server.request()
+        server.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: custom\r\n\r\n")
+        assert client.response().status == 101
+    else:
+        server = endpoint.accept()
+    sender, reader = (client, server) if direction == "up" else (server, client)
+    sent = bytearray()
+    sender.sock.settimeout(0.2)
+    with suppress(TimeoutError):
+        for number in count():
+            piece = b"%07d" % number * 701
+            sent += piece[:sender.sock.send(piece)]
+    assert reader.exactly(len(sent)) == sent
+
+
+@LOOPS
+def test_more_large_transfers_than_the_proxy_has_pipes(
+        edge: StartEdge, actor: StartActor, dial: Dial, loop: str) -> None:
+    def script(wire: Wire) -> None:
+        wire.exactly(1)
+        send_stream(wire, SIZE)
+        wire.half_close()
+        wire.ending()
+
+    port = free_port()
+    edge(tcp(port, actor(script).port), {"EDGEPROXY_LOOP": loop})
+    clients = [dial(port, small=True) for _ in range(40)]
+    for client in clients:
+        client.send(b"x")
+    wanted = _checksum(SIZE)
+    for client in clients:  # the others wait meanwhile, each in the middle of its transfer
+        assert read_stream(client, SIZE) == wanted
+        assert client.ending() == (b"", End.FIN)
 
 
 class Moody:

@@ -110,6 +110,27 @@ def test_two_endpoints_share_one_queue(edge: StartEdge, stage: StartStage, dial:
     assert taken["/1"].request().target == "/2", "whoever is free first takes it"
 
 
+def test_a_retry_elsewhere_leaves_its_place_to_who_waits(
+        edge: StartEdge, stage: StartStage, dial: Dial) -> None:
+    primary, backup, port = stage(), stage(), free_port()
+    edge(web(port, primary.port, f"{{address: '127.0.0.1:{backup.port}', backup: true}}",
+             service=f"{LIMITS % '10s'}, eject: {{failures: 0}}"))
+    first, second = dial(port), dial(port)
+    first.get("/1")
+    channel = primary.accept()
+    channel.request()
+    second.get("/2")
+    assert second.quiet()
+    channel.reset()
+    elsewhere = backup.accept()
+    assert elsewhere.request().target == "/1"
+    freed = primary.accept()
+    assert freed.request().target == "/2", "and it did not wait for the end of the first"
+    elsewhere.answer(b"one")
+    freed.answer(b"two")
+    assert [first.response().text, second.response().text] == ["one", "two"]
+
+
 def test_connections_of_a_tcp_listener_wait_too(edge: StartEdge, stage: StartStage, dial: Dial) -> None:
     endpoint, port = stage(), free_port()
     edge(tcp(port, endpoint.port, service="limits: {per_endpoint: 1, queue: 1, queue_timeout: 10s}"))

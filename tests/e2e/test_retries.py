@@ -73,6 +73,22 @@ def test_a_reset_is_tried_again_if_the_method_bears_it(
     assert second.untouched(0.02)
 
 
+@pytest.mark.parametrize("limits", ["limits: {per_endpoint: 0}", "limits: {per_endpoint: 1}"])
+def test_a_lone_endpoint_is_tried_again(edge: StartEdge, stage: StartStage, dial: Dial, limits: str) -> None:
+    """Never the same endpoint while others are ready; but none is. The place of the first try is free for the second."""
+    endpoint, port = stage(), free_port()
+    edge(web(port, endpoint.port, service=f"{NEVER_EJECT}, {limits}"))
+    client = dial(port)
+    client.get()
+    channel = endpoint.accept()
+    channel.request()
+    channel.reset()
+    again = endpoint.accept()
+    again.request()
+    again.answer(b"again")
+    assert client.response().text == "again"
+
+
 def test_no_second_try_once_a_byte_was_passed_on(edge: StartEdge, stage: StartStage, dial: Dial) -> None:
     first, second, port = stage(), stage(), free_port()
     edge(web(port, first.port, second.port))

@@ -274,3 +274,27 @@ def test_tcp_all_in_one_moment(edge: StartEdge, stage: StartStage, dial: Dial, e
     assert got == set(range(20))
     endpoint.stop()
     eventually(lambda: proxy.sockets == bare, "nothing is left")
+
+
+@ENV
+@pytest.mark.parametrize("who", ["client", "endpoint"])
+@pytest.mark.parametrize("order", ["bytes first", "reset first"])
+def test_tcp_last_bytes_and_reset_while_the_other_side_sends(
+        edge: StartEdge, stage: StartStage, dial: Dial, who: str, order: str, env: dict[str, str]) -> None:
+    """Writing to the one that was reset fails; what it had sent before still goes to the other."""
+    endpoint, port = stage(), free_port()
+    proxy = edge(tcp(port, endpoint.port), env)
+    bare = proxy.sockets
+    client = dial(port)
+    server = _relayed(client, endpoint)
+    one, other = (client, server) if who == "client" else (server, client)
+    with proxy.frozen():
+        if order == "bytes first":
+            other.send(b"x")
+        one.send(LARGE)
+        one.reset()
+        if order == "reset first":
+            other.send(b"x")
+    data, end = other.ending()
+    assert (len(data), end) == (len(LARGE), End.RESET)
+    eventually(lambda: proxy.sockets == bare, "nothing is left")
