@@ -13,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 CARGO := cargo
 # command:package, what the tests and the benchmarks call beside Python packages
-TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd
+TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd wrk:wrk setpriv:util-linux
 BENCH_TOOLS := nginx:nginx haproxy:haproxy wrk:wrk
 COMPILED := $(shell sed -n '/^compiled = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml)
 BUILD_FILES := pyproject.toml setup.py $(COMPILED) $(wildcard native/Cargo.* native/src/*.rs native/build.rs)
