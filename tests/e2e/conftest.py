@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,14 @@ import pytest
 from e2e.backends import Actor, BlackHole, Nginx, Stage, StartActor, StartStage
 from e2e.program import Edge, StartEdge
 from e2e.wire import Dial, Wire, connect
+
+
+@pytest.fixture(scope="session", autouse=True)
+def enough_descriptors() -> None:
+    """A thousand connections at once need more descriptors than many systems give without being asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 8192:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ process ends with the test, and its error output must hold no traceback, whateve
 """
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,23 +29,37 @@ Line = dict[str, Any]
 _FAULTS = re.compile(r"Traceback|never retrieved|never awaited|please report it|internal error|double free|Segmentation")
 _RELOADED = re.compile(r"configuration reloaded|reload refused|reload failed")
 _BELOW_EPHEMERAL = (20000, 32000)
-_given: set[int] = set()
+_reserved: deque[socket.socket] = deque()
+_RESERVED = 500  # more than one test uses
 
 
 def free_port() -> int:
-    """A port nobody uses; below the range of outgoing connections, so that none of those takes it meanwhile."""
+    """A port nobody uses; below the range of outgoing connections, so that none of those takes it meanwhile.
+
+    It may be used late or never (an endpoint that refuses). So that another run of these tests does not get it, a name
+    stands for it among the kernel's abstract unix sockets; such names go with their process.
+    """
     while True:
         port = random.randrange(*_BELOW_EPHEMERAL)
-        if port in _given:
-            continue
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0edgeproxy-tests-{port}")
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(("", port))
-            except OSError:
-                continue
-        _given.add(port)
+        except OSError:
+            reservation.close()
+            continue
+        _reserved.append(reservation)
+        if len(_reserved) > _RESERVED:
+            _reserved.popleft().close()
         return port
+
+
+@atexit.register
+def _give_back() -> None:
+    for reservation in _reserved:
+        reservation.close()
 
 
 def web(port: int, *endpoints: int | str, listener: str = "", route: str = "", service: str = "") -> str:

@@ -93,14 +93,14 @@ def test_chunked_down(edge: StartEdge, actor: StartActor, dial: Dial) -> None:
 
 
 def test_a_file_of_nginx(edge: StartEdge, nginx: Nginx, dial: Dial) -> None:
-    target = nginx.file("big", GIB)
+    target = nginx.file("big", GIB // 4)
     port = free_port()
     proxy = edge(web(port, nginx["a"]))
     before = _start(proxy)
     client = dial(port)
     client.get(target)
     client.until(b"\r\n\r\n")
-    read_stream(client, GIB)
+    read_stream(client, GIB // 4)
     client.get("/")
     assert client.response().text == "a\n", "and the connections are in step"
     _bounded(proxy, before)

@@ -106,7 +106,7 @@ def test_connections_that_wait_to_be_accepted_are_served(edge: StartEdge, nginx:
     port = free_port()
     proxy = edge(web(port, nginx["a"]))
     with proxy.frozen():
-        clients = [dial(port) for _ in range(10)]
+        clients = [dial(port) for _ in range(1000)]  # more than are accepted at a time
         for client in clients:
             client.get()
         proxy.signal(signal.SIGTERM)
