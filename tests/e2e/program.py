@@ -92,7 +92,8 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's, with the package under test importable from anywhere."""
     spec = importlib.util.find_spec("edgeproxy")
     assert spec is not None and spec.origin is not None
-    return os.environ | {"PYTHONPATH": str(Path(spec.origin).parent.parent), "PYTHONUNBUFFERED": "1",
+    folders = [str(Path(spec.origin).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1",
                          "NO_COLOR": "1"} | (dict(more) if more else {})
 
 
