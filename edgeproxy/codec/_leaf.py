@@ -17,6 +17,10 @@ if TYPE_CHECKING:
         find_head_end,
         parse_request,
         parse_response,
+        request_from_fields,
+        response_from_fields,
+        trailer_fields,
+        trailers_from_fields,
     )
 
     ENGINE: str
@@ -33,6 +37,10 @@ else:
                 find_head_end,
                 parse_request,
                 parse_response,
+                request_from_fields,
+                response_from_fields,
+                trailer_fields,
+                trailers_from_fields,
             )
             ENGINE = "native"
         except ImportError:
@@ -47,7 +55,12 @@ else:
             find_head_end,
             parse_request,
             parse_response,
+            request_from_fields,
+            response_from_fields,
+            trailer_fields,
+            trailers_from_fields,
         )
 
 __all__ = ["ENGINE", "ChunkDecoder", "Edits", "Forward", "RequestHead", "ResponseHead", "find_head_end",
-           "parse_request", "parse_response"]
+           "parse_request", "parse_response", "request_from_fields", "response_from_fields", "trailer_fields",
+           "trailers_from_fields"]

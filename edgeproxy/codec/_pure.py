@@ -1,16 +1,20 @@
-"""The leaf functions of HTTP/1 in Python: the specification of the native engine, and its stand-in where it is missing.
+"""The leaf functions of HTTP heads in Python: the native engine's specification, and its stand-in where it is missing.
 
 Rules of this file: the same API, results and messages as `_native` (see `_native.pyi` for the shapes). A head is
 checked in bulk first (`translate`, `split`, one pattern a line); only if that fails it is read again line by line to
 find the first fault. Faults are `ValueError(status, message)`; those of a response always have status 502.
+A head that came by HTTP/2 is checked in `_fields`, written as the lines HTTP/1 would have, and read like any other.
 """
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 
+from edgeproxy.codec import _fields as f
 from edgeproxy.codec import headers as h
 from edgeproxy.codec._chunks import ChunkDecoder
+from edgeproxy.codec._fields import trailer_fields, trailers_from_fields
 from edgeproxy.codec.headers import CRLF, Edits, Fields, Forward
 
 MAX_BLANK = 4  # empty lines before a request that are passed over (RFC 9112 §2.2 asks for one at least)
@@ -19,11 +23,10 @@ _END = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"([%b]{1,32}) ([%b]+) HTTP/1\.([01])" % (re.escape(h.TOKEN), re.escape(h.TARGET)))
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.S)
 _NOTHING: frozenset[bytes] = frozenset()
 
 __all__ = ["ChunkDecoder", "Edits", "Forward", "RequestHead", "ResponseHead", "find_head_end", "parse_request",
-           "parse_response"]
+           "parse_response", "request_from_fields", "response_from_fields", "trailer_fields", "trailers_from_fields"]
 
 
 # ---- lines and fields ------------------------------------------------------------------------------------------
@@ -35,7 +38,7 @@ def _refuse_request_line(line: bytes) -> None:
     if len(parts) != 3:
         raise ValueError(400, "malformed request line")
     method, target, version = parts
-    _check_method(method)
+    h.check_method(method)
     if not _VERSION.fullmatch(version):
         raise ValueError(400, "malformed HTTP version")
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
@@ -43,15 +46,6 @@ def _refuse_request_line(line: bytes) -> None:
     if not target:
         raise ValueError(400, "malformed request line")
     raise ValueError(400, "invalid character in the target")
-
-
-def _check_method(method: bytes) -> None:
-    if not method:
-        raise ValueError(400, "malformed request line")
-    if len(method) > h.MAX_METHOD:
-        raise ValueError(400, "method too long")
-    if method.translate(None, h.TOKEN):
-        raise ValueError(400, "invalid character in the method")
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
@@ -74,7 +68,7 @@ def _begin_request_line(line: bytes) -> None:
     line = line.removesuffix(b"\r")
     h.check_line(line, 400)
     if line:
-        _check_method(line[:h.MAX_METHOD + 1].partition(b" ")[0])
+        h.check_method(line[:h.MAX_METHOD + 1].partition(b" ")[0])
     if len(line) > h.MAX_TARGET + 64:
         raise ValueError(414, "target too long")
 
@@ -102,7 +96,7 @@ def find_head_end(data: bytes | bytearray, start: int) -> int:
                 _begin_request_line(bytes(data[first:min(stop, limit)]))
         elif line + 2 > start:
             method, target, _ = _request_line(bytes(data[first:line]))
-            _split_target(method, target)
+            h.split_target(method, target)
     at = max(first, start - 1)
     if at > first and data[at:at + 1] == b"\n" and data[at - 1:at] == b"\r":
         at += 1
@@ -128,7 +122,7 @@ def parse_request(data: bytes, max_head: int, max_fields: int) -> RequestHead | 
         *lines, tail = rest.split(CRLF)
         if lines:
             method, target, _ = _request_line(lines[0])
-            _split_target(method, target)
+            h.split_target(method, target)
         else:
             _begin_request_line(tail)
         if len(rest) > max_head:
@@ -141,47 +135,37 @@ def parse_request(data: bytes, max_head: int, max_fields: int) -> RequestHead | 
     method, target, minor = _request_line(lines[0])
     if end + 4 - start > max_head:
         # the form of the target is part of the request line, which comes before the size
-        _split_target(method, target)
+        h.split_target(method, target)
         raise ValueError(431, "head too large")
     return RequestHead(method, target, minor, block, lines, max_fields, end + 4)
 
 
-def _split_target(method: bytes, target: bytes) -> tuple[bytes, str, bytes, bytes | None]:
-    """(origin-form, path to match by, query, authority of an absolute-form)."""
-    authority = None
-    if target[0] != 47:
-        found = _ABSOLUTE.fullmatch(target)
-        if found:
-            authority, target = found.groups()
-            if b"@" in authority:
-                raise ValueError(400, "userinfo in the target")
-            if target[:1] != b"/":
-                target = b"*" if method == b"OPTIONS" and not target else b"/" + target
-        elif target != b"*" or method != b"OPTIONS":
-            raise ValueError(400, "malformed target")
-        if target == b"*":
-            return target, "*", b"", authority
-    path, _, query = target.partition(b"?")
-    return target, h.normal_path(path), query, authority
+def request_from_fields(fields: Sequence[tuple[bytes, bytes]], ended: bool, max_head: int,
+                        max_fields: int) -> RequestHead:
+    """The head that an HTTP/2 stream begins with."""
+    method, target, lines, size = f.request_lines(fields, max_head, max_fields)
+    return RequestHead(method, target, 1, CRLF.join(lines), lines, len(lines), size, 2, ended)
 
 
 class RequestHead:
     """The head of a request. See `_native.pyi` for what each attribute is."""
 
     __slots__ = ("_extra", "_fields", "_has_length", "_te", "authority", "expect", "host", "keep_alive", "length",
-                 "method", "minor", "path", "query", "size", "target", "upgrade")
+                 "major", "method", "minor", "path", "query", "size", "target", "upgrade")
 
     def __init__(self, method: bytes, target: bytes, minor: int, block: bytes, lines: list[bytes], max_fields: int,
-                 size: int) -> None:
+                 size: int, major: int = 1, ended: bool = True) -> None:
+        """`ended`: there is no body unless the fields say that there is one."""
         self.method = method.decode("ascii")
-        target, self.path, query, absolute = _split_target(method, target)
+        target, self.path, query, absolute = h.split_target(method, target)
         self.target = target.decode("latin-1")
         self.query = query.decode("latin-1") if query else ""
+        self.major = major
         self.minor = minor
         self.size = size
         self._fields = fields = Fields(block, lines, max_fields, 400)
         self._read_host(fields, minor, absolute)
-        self._read_framing(fields.values, fields.keys, minor)
+        self._read_framing(fields.values, fields.keys, minor, ended)
         self._read_hops(fields.values, minor)
 
     def _read_host(self, fields: Fields, minor: int, absolute: bytes | None) -> None:
@@ -199,7 +183,7 @@ class RequestHead:
                 raise ValueError(400, "target and Host differ")
         self.authority = "" if value is None else value.decode("ascii")
 
-    def _read_framing(self, values: dict[bytes, bytes], keys: list[bytes], minor: int) -> None:
+    def _read_framing(self, values: dict[bytes, bytes], keys: list[bytes], minor: int, ended: bool) -> None:
         coding = values.get(b"transfer-encoding")
         length = values.get(b"content-length")
         self._has_length = length is not None
@@ -215,8 +199,10 @@ class RequestHead:
             if b"," in length and keys.count(b"content-length") > 1:
                 raise ValueError(400, "several Content-Length fields")
             self.length = h.parse_length(length, 400)
+            if self.major == 2 and ended and self.length:
+                raise ValueError(0, "Content-Length of a body that is not there")
         else:
-            self.length = 0
+            self.length = 0 if ended else -1
 
     def _read_hops(self, values: dict[bytes, bytes], minor: int) -> None:
         """Connection, Upgrade, TE, Expect and Trailer; `_extra`: what goes no further beside the usual."""
@@ -256,7 +242,8 @@ class RequestHead:
         out = f'"method":{quote(self.method)}'
         if self.host:
             out += f',"host":{quote(self.host)}'
-        out += f',"path":{quote(self.target)},"protocol":"HTTP/1.{self.minor}"'
+        protocol = "HTTP/2.0" if self.major == 2 else f"HTTP/1.{self.minor}"
+        out += f',"path":{quote(self.target)},"protocol":"{protocol}"'
         agent, referer = get(b"user-agent"), get(b"referer")
         if agent is not None:
             out += f',"user_agent":{quote(agent.decode("latin-1"))}'
@@ -266,7 +253,7 @@ class RequestHead:
 
     def outbound(self, forward: Forward, request_id: bytes, target: bytes | None, host: bytes | None,
                  edits: Edits | None) -> bytes:
-        """The whole head for the endpoint."""
+        """The whole head for an HTTP/1 endpoint."""
         fields, extra = self._fields, self._extra
         drop = h.REQUEST_DROP if forward.trusted else h.UNTRUSTED_DROP
         if forward.trusted and h.FORWARDED_FOR in fields.values:
@@ -288,12 +275,23 @@ class RequestHead:
         out += self._framing()
         added = forward.lines(fields.values, authority)
         added.append((b"x-request-id", b"X-Request-Id: " + request_id))
-        added.append((b"via", b"Via: 1.%d edgeproxy" % self.minor))
+        added.append((b"via", b"Via: 2.0 edgeproxy" if self.major == 2 else b"Via: 1.%d edgeproxy" % self.minor))
         out += [line for key, line in added if key not in edited]
         if edits is not None:
             out += edits.lines
         out.append(_END[2:])
         return CRLF.join(out)
+
+    def outbound_fields(self, forward: Forward, request_id: bytes, target: bytes | None, host: bytes | None,
+                        edits: Edits | None, scheme: bytes) -> list[tuple[bytes, bytes]]:
+        """The same head for an HTTP/2 endpoint."""
+        out = [(b":method", self.method.encode("ascii")), (b":scheme", scheme)]
+        authority = self.authority.encode("ascii") if host is None else host
+        if authority:
+            out.append((b":authority", authority))
+        out.append((b":path", self._checked(target)))
+        out += f.fields_of(self.outbound(forward, request_id, target, host, edits))
+        return out
 
     def _checked(self, target: bytes | None) -> bytes:
         if target is None:
@@ -344,6 +342,15 @@ def parse_response(data: bytes, head_request: bool, max_head: int, max_fields: i
     return ResponseHead(minor, status, reason, Fields(block, lines, max_fields, 502), head_request, end + 4)
 
 
+def response_from_fields(fields: Sequence[tuple[bytes, bytes]], head_request: bool, ended: bool, max_head: int,
+                         max_fields: int) -> ResponseHead:
+    """The head of an answer that came by HTTP/2."""
+    status, lines, size = f.response_lines(fields, max_head, max_fields)
+    if status < 200 and ended:
+        raise ValueError(502, "interim response that ends the stream")
+    return ResponseHead(1, status, b"", Fields(CRLF.join(lines), lines, len(lines), 502), head_request, size, ended)
+
+
 def _status_line(line: bytes) -> tuple[int, int, bytes]:
     """(minor version, status, reason)."""
     found = _STATUS_LINE.fullmatch(line)
@@ -359,9 +366,12 @@ def _status_line(line: bytes) -> tuple[int, int, bytes]:
 class ResponseHead:
     """The head of a response. See `_native.pyi` for what each attribute is."""
 
-    __slots__ = ("_extra", "_fields", "_stated", "keep_alive", "length", "minor", "reason", "size", "status", "upgrade")
+    __slots__ = ("_empty", "_extra", "_fields", "_stated", "keep_alive", "length", "minor", "reason", "size", "status",
+                 "upgrade")
 
-    def __init__(self, minor: int, status: int, reason: bytes, fields: Fields, head_request: bool, size: int) -> None:
+    def __init__(self, minor: int, status: int, reason: bytes, fields: Fields, head_request: bool, size: int,
+                 ended: bool | None = None) -> None:
+        """`ended`: of HTTP/2, that there is no body; None if HTTP/1 is to say where it ends."""
         self.minor = minor
         self.status = status
         self.reason = reason.decode("latin-1")
@@ -380,13 +390,16 @@ class ResponseHead:
                 self.upgrade = h.parse_upgrade(values.get(b"upgrade"))
         self._extra = extra
         self.keep_alive = keep_alive
-        self._read_framing(values, fields.keys, head_request)
+        self._read_framing(values, fields.keys, head_request, ended)
 
-    def _read_framing(self, values: dict[bytes, bytes], keys: list[bytes], head_request: bool) -> None:
-        """RFC 9112 §6.3. `_stated`: the Content-Length to pass on, which for HEAD and 304 describes no body."""
+    def _read_framing(self, values: dict[bytes, bytes], keys: list[bytes], head_request: bool,
+                      ended: bool | None) -> None:
+        """RFC 9112 §6.3. `_stated`: the Content-Length to pass on, which for HEAD and 304 describes no body; `_empty`:
+        HTTP/2 had no need to state it, and HTTP/1 has."""
         coding = values.get(b"transfer-encoding")
         length = values.get(b"content-length")
         self._stated: int | None = None
+        self._empty = False
         if coding is not None:
             if not self.minor:
                 raise ValueError(502, "Transfer-Encoding in HTTP/1.0")
@@ -400,7 +413,7 @@ class ResponseHead:
             self._stated = h.parse_length(length, 502)
         status = self.status
         if status < 200 or status == 204:
-            if coding is not None or self._stated:
+            if ended is None and (coding is not None or self._stated):
                 self.keep_alive = False  # whether a body follows is anybody's guess
             self._stated = None
             self.length = 0
@@ -410,6 +423,11 @@ class ResponseHead:
             self.length = -1
         elif self._stated is not None:
             self.length = self._stated
+            if ended and self.length:
+                raise ValueError(502, "Content-Length of a body that is not there")
+        elif ended is not None:
+            self.length = 0 if ended else -1
+            self._empty = ended
         else:
             self.length = -2
             self.keep_alive = False
@@ -421,7 +439,7 @@ class ResponseHead:
         return self._fields.pairs()
 
     def inbound(self, client_minor: int, close: bool, edits: Edits | None) -> bytes:
-        """The whole head for the client."""
+        """The whole head for an HTTP/1 client."""
         fields = self._fields
         drop = h.HOP_BY_HOP
         extra = self._extra
@@ -443,10 +461,19 @@ class ResponseHead:
         out.append(_END[2:])
         return CRLF.join(out)
 
+    def inbound_fields(self, edits: Edits | None) -> list[tuple[bytes, bytes]]:
+        """The same head for an HTTP/2 client."""
+        out = [(b":status", b"%d" % self.status)]
+        out += [pair for pair in f.fields_of(self.inbound(1, False, edits))
+                if not self._empty or pair[0] != b"content-length"]
+        return out
+
     def _framing(self, client_minor: int, close: bool) -> list[bytes]:
         out = []
         if self._stated is not None:
             out.append(b"Content-Length: %d" % self._stated)
+        elif self._empty:
+            out.append(b"Content-Length: 0")
         elif self.length < 0:
             if client_minor:
                 out.append(b"Transfer-Encoding: chunked")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 CRLF = b"\r\n"
@@ -26,7 +27,11 @@ UNRESERVED = frozenset(_ALNUM + b"-._~")  # RFC 3986 §2.3
 HOP_BY_HOP = frozenset((b"connection", b"content-length", b"http2-settings", b"keep-alive", b"proxy-authenticate",
                         b"proxy-authorization", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
 # Content-Length and Transfer-Encoding stand in it because they are written anew from the body's framing.
-REQUEST_DROP = HOP_BY_HOP | {b"x-request-id"}
+# X-Forwarded-Client-Cert says who somebody is: nobody but the proxy may say so. Endpoints that turn names into
+# variables (CGI, WSGI) would take `_` for `-`, so those spellings go as well.
+CLIENT_CERT = b"x-forwarded-client-cert"
+CLIENT_CERTS = frozenset(b"x%bforwarded%bclient%bcert" % marks for marks in product((b"-", b"_"), repeat=3))
+REQUEST_DROP = HOP_BY_HOP | CLIENT_CERTS | {b"x-request-id"}
 FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_PORT, FORWARDED_HOST = (
     b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-host")
 X_FORWARDED = b"x-forwarded-"
@@ -34,7 +39,7 @@ UNTRUSTED_DROP = REQUEST_DROP | {b"forwarded", b"x-real-ip", FORWARDED_FOR, FORW
                                  FORWARDED_HOST}
 # A client must not be able to have these taken out by naming them in Connection; X-Forwarded-* likewise.
 NEVER_NOMINATED = frozenset((b"authorization", b"content-length", b"expect", b"forwarded", b"host",
-                             b"transfer-encoding", b"x-real-ip"))
+                             b"transfer-encoding", b"x-real-ip")) | CLIENT_CERTS
 # Edits of a route cannot touch what frames the message or names its target.
 NEVER_EDITED = HOP_BY_HOP | {b"expect", b"host", b"trailer"}
 # Framing, routing, authentication, content and control fields have no business behind the body (RFC 9110 §6.5.1).
@@ -63,8 +68,18 @@ KNOWN = {name: name.lower() for name in _COMMON} | {name.lower(): name.lower() f
 _TRIPLET = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(rb"([0-9A-Za-z._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)", re.S)
 _DIGITS = re.compile(rb"[0-9]+")
 _PROTOCOL = re.compile(rb"[%b]+(?:/[%b]+)?" % (re.escape(TOKEN), re.escape(TOKEN)))
+
+
+def check_method(method: bytes) -> None:
+    if not method:
+        raise ValueError(400, "malformed request line")
+    if len(method) > MAX_METHOD:
+        raise ValueError(400, "method too long")
+    if method.translate(None, TOKEN):
+        raise ValueError(400, "invalid character in the method")
 
 
 def check_line(line: bytes, status: int) -> None:
@@ -150,6 +165,25 @@ def normal_path(path: bytes) -> str:
     if segments[-1] in (b".", b".."):
         out.append(b"")
     return "/" + b"/".join(out).decode("ascii")
+
+
+def split_target(method: bytes, target: bytes) -> tuple[bytes, str, bytes, bytes | None]:
+    """(origin-form, path to match by, query, authority of an absolute-form)."""
+    authority = None
+    if target[0] != 47:
+        found = _ABSOLUTE.fullmatch(target)
+        if found:
+            authority, target = found.groups()
+            if b"@" in authority:
+                raise ValueError(400, "userinfo in the target")
+            if target[:1] != b"/":
+                target = b"*" if method == b"OPTIONS" and not target else b"/" + target
+        elif target != b"*" or method != b"OPTIONS":
+            raise ValueError(400, "malformed target")
+        if target == b"*":
+            return target, "*", b"", authority
+    path, _, query = target.partition(b"?")
+    return target, normal_path(path), query, authority
 
 
 class Connection(NamedTuple):
@@ -258,11 +292,11 @@ class Forward:
 
     __slots__ = ("_lines", "_peer", "trusted")
 
-    def __init__(self, peer: bytes, proto: bytes, port: bytes, trusted: bool) -> None:
+    def __init__(self, peer: bytes, proto: bytes, port: bytes, trusted: bool, client_cert: bytes = b"") -> None:
         self.trusted = trusted
         self._peer = peer
         named = ((FORWARDED_FOR, b"X-Forwarded-For", peer), (FORWARDED_PROTO, b"X-Forwarded-Proto", proto),
-                 (FORWARDED_PORT, b"X-Forwarded-Port", port))
+                 (FORWARDED_PORT, b"X-Forwarded-Port", port), (CLIENT_CERT, b"X-Forwarded-Client-Cert", client_cert))
         self._lines = [(key, b"%b: %b" % (name, value)) for key, name, value in named if value]
         for _, name, value in named:
             check_edit(name, value)
@@ -275,7 +309,7 @@ class Forward:
         if not self.trusted:
             return lines
         before = values.get(FORWARDED_FOR)
-        out = [(key, line) for key, line in lines if key not in values]
+        out = [(key, line) for key, line in lines if key not in values or key == CLIENT_CERT]
         if before is not None:
             extended = b", ".join(part for part in (before, self._peer) if part)
             out.insert(0, (FORWARDED_FOR, b"X-Forwarded-For: " + extended))

@@ -2,6 +2,7 @@
 
 use crate::head::{Field, Kind, Request, Response};
 use crate::text::*;
+use memchr::memchr;
 
 /// What the proxy tells the endpoint about the client's connection: once per connection.
 pub struct Forwarding {
@@ -9,7 +10,8 @@ pub struct Forwarding {
     proto: Vec<u8>,
     port: Vec<u8>,
     pub trusted: bool,
-    /// X-Forwarded-For, -Proto and -Port as lines.
+    client_cert: Vec<u8>,
+    /// X-Forwarded-For, -Proto, -Port and -Client-Cert as lines.
     lines: Vec<u8>,
 }
 
@@ -21,7 +23,7 @@ pub struct Changes {
     lines: Vec<u8>,
 }
 
-fn check_edit(name: &[u8], value: &[u8]) -> Judged<()> {
+pub fn check_edit(name: &[u8], value: &[u8]) -> Judged<()> {
     if name.is_empty() || !name.iter().all(|&b| is_token(b)) || first_control(value) < value.len() {
         return Err(Fault(500, "cannot be sent as a field"));
     }
@@ -51,17 +53,19 @@ fn put_number(out: &mut Vec<u8>, number: u64) {
 const FOR: &[u8] = b"X-Forwarded-For";
 const PROTO: &[u8] = b"X-Forwarded-Proto";
 const PORT: &[u8] = b"X-Forwarded-Port";
+const CLIENT_CERT: &[u8] = b"X-Forwarded-Client-Cert";
 
 impl Forwarding {
-    pub fn new(peer: &[u8], proto: &[u8], port: &[u8], trusted: bool) -> Judged<Forwarding> {
+    pub fn new(peer: &[u8], proto: &[u8], port: &[u8], trusted: bool, client_cert: &[u8]) -> Judged<Forwarding> {
         let mut lines = Vec::new();
-        for (name, value) in [(FOR, peer), (PROTO, proto), (PORT, port)] {
+        for (name, value) in [(FOR, peer), (PROTO, proto), (PORT, port), (CLIENT_CERT, client_cert)] {
             check_edit(name, value)?;
             if !value.is_empty() {
                 put(&mut lines, &[name, b": ", value, b"\r\n"]);
             }
         }
-        Ok(Forwarding { peer: peer.to_vec(), proto: proto.to_vec(), port: port.to_vec(), trusted, lines })
+        let [peer, proto, port, client_cert] = [peer, proto, port, client_cert].map(<[u8]>::to_vec);
+        Ok(Forwarding { peer, proto, port, trusted, client_cert, lines })
     }
 }
 
@@ -144,8 +148,7 @@ pub fn outbound(request: &Request, raw: &[u8], to: &Onward) -> Judged<Vec<u8>> {
     let trusted = to.forwarding.trusted;
     let keep = |field: &Field| match field.kind {
         Kind::Other => true,
-        Kind::RequestId => false,
-        Kind::ForwardedFor => false,
+        Kind::RequestId | Kind::ForwardedFor | Kind::ClientCert => false,
         kind if kind.vouched() => trusted,
         kind => !kind.hop_by_hop(),
     };
@@ -164,13 +167,22 @@ pub fn outbound(request: &Request, raw: &[u8], to: &Onward) -> Judged<Vec<u8>> {
         put(&mut out, &[b"X-Request-Id: ", to.request_id, b"\r\n"]);
     }
     if !dropped(to.edits, b"via") {
-        put(&mut out, &[if request.minor == 1 { b"Via: 1.1 edgeproxy\r\n" } else { b"Via: 1.0 edgeproxy\r\n" }]);
+        put(&mut out, &[b"Via: ", version(request), b" edgeproxy\r\n"]);
     }
     if let Some(edits) = to.edits {
         out.extend_from_slice(&edits.lines);
     }
     out.extend_from_slice(b"\r\n");
     Ok(out)
+}
+
+/// What the client spoke.
+fn version(request: &Request) -> &'static [u8] {
+    match (request.major, request.minor) {
+        (2, _) => b"2.0",
+        (_, 1) => b"1.1",
+        _ => b"1.0",
+    }
 }
 
 fn put_framing(out: &mut Vec<u8>, request: &Request) {
@@ -214,10 +226,12 @@ fn put_forwarded(out: &mut Vec<u8>, request: &Request, raw: &[u8], to: &Onward, 
         let between: &[u8] = if out.len() > from && !forwarding.peer.is_empty() { b", " } else { b"" };
         put(out, &[between, &forwarding.peer, b"\r\n"]);
     }
-    let known = |kind| forwarding.trusted && request.fields.iter().any(|field| field.kind == kind);
+    let known =
+        |kind| forwarding.trusted && kind != Kind::ClientCert && request.fields.iter().any(|field| field.kind == kind);
     for (name, value, kind) in [
         (PROTO, &forwarding.proto[..], Kind::ForwardedProto),
         (PORT, &forwarding.port, Kind::ForwardedPort),
+        (CLIENT_CERT, &forwarding.client_cert, Kind::ClientCert),
         (&b"X-Forwarded-Host"[..], authority, Kind::ForwardedHost),
     ] {
         if !value.is_empty() && !known(kind) && !dropped(to.edits, name) {
@@ -257,6 +271,8 @@ fn put_client_framing(out: &mut Vec<u8>, response: &Response, client_minor: u8, 
         put(out, &[b"Content-Length: "]);
         put_number(out, length as u64);
         put(out, &[b"\r\n"]);
+    } else if response.empty {
+        put(out, &[b"Content-Length: 0\r\n"]);
     } else if response.length < 0 {
         if client_minor > 0 {
             put(out, &[b"Transfer-Encoding: chunked\r\n"]);
@@ -280,6 +296,21 @@ fn put_client_framing(out: &mut Vec<u8>, response: &Response, client_minor: u8, 
     out.extend_from_slice(line);
 }
 
+/// The fields of a head that was written for HTTP/1, names in lower case, save those HTTP/2 has no use for.
+pub fn each_field(head: &mut [u8], mut take: impl FnMut(&[u8], &[u8])) {
+    let mut at = memchr(b'\n', head).map_or(head.len(), |end| end + 1);
+    while let Some(colon) = memchr(b':', &head[at..]) {
+        let (name, value) = (at..at + colon, at + colon + 2);
+        let end = memchr(b'\r', &head[value..]).map_or(head.len(), |length| value + length);
+        at = end + 2;
+        head[name.clone()].make_ascii_lowercase();
+        let name = &head[name];
+        if !matches!(Kind::of(name), Kind::Host | Kind::Connection | Kind::TransferEncoding | Kind::Upgrade) {
+            take(name, &head[value..end]);
+        }
+    }
+}
+
 /// The inside of a JSON object; control bytes and those above 0x7e as \u00xx (HTAB as \t).
 pub fn log_fields(request: &Request, raw: &[u8], host: &[u8]) -> String {
     let mut out = String::with_capacity(320);
@@ -291,7 +322,11 @@ pub fn log_fields(request: &Request, raw: &[u8], host: &[u8]) -> String {
     }
     out.push_str("\",\"path\":\"");
     quote(&mut out, request.target.bytes(raw));
-    out.push_str(if request.minor == 1 { "\",\"protocol\":\"HTTP/1.1\"" } else { "\",\"protocol\":\"HTTP/1.0\"" });
+    out.push_str(match (request.major, request.minor) {
+        (2, _) => "\",\"protocol\":\"HTTP/2.0\"",
+        (_, 1) => "\",\"protocol\":\"HTTP/1.1\"",
+        _ => "\",\"protocol\":\"HTTP/1.0\"",
+    });
     for (kind, key) in [(Kind::UserAgent, ",\"user_agent\":\""), (Kind::Referer, ",\"referer\":\"")] {
         let mut before = key;
         for field in request.fields.iter().filter(|field| field.kind == kind) {
@@ -331,7 +366,7 @@ mod tests {
 
     fn forwarded(raw: &[u8], trusted: bool, edits: Option<&Changes>) -> String {
         let request = parse_request(raw, 9999, 99).unwrap().unwrap();
-        let forwarding = Forwarding::new(b"192.0.2.1", b"http", b"80", trusted).unwrap();
+        let forwarding = Forwarding::new(b"192.0.2.1", b"http", b"80", trusted, b"").unwrap();
         let to = Onward { forwarding: &forwarding, request_id: b"ID", target: None, host: None, edits };
         String::from_utf8(outbound(&request, raw, &to).unwrap()).unwrap()
     }

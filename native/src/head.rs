@@ -36,6 +36,9 @@ pub enum Kind {
     ForwardedPort,
     ForwardedHost,
     ForwardedOther,
+    /// Who the peer is, by its certificate: never taken over from it, not even with `_` for `-`, which is the same to
+    /// endpoints that turn names into variables.
+    ClientCert,
 }
 
 impl Kind {
@@ -62,6 +65,7 @@ impl Kind {
             (17, b't') if is_name(name, b"transfer-encoding") => Kind::TransferEncoding,
             (18, b'p') if is_name(name, b"proxy-authenticate") => Kind::Hop,
             (19, b'p') if is_name(name, b"proxy-authorization") => Kind::Hop,
+            (23, b'x') if is_client_cert(name) => Kind::ClientCert,
             (12.., b'x') if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
                 match &name[12..].to_ascii_lowercase()[..] {
                     b"for" => Kind::ForwardedFor,
@@ -98,7 +102,12 @@ impl Kind {
         self.vouched()
             || matches!(
                 self,
-                Kind::Authorization | Kind::ContentLength | Kind::Expect | Kind::Host | Kind::TransferEncoding
+                Kind::Authorization
+                    | Kind::ClientCert
+                    | Kind::ContentLength
+                    | Kind::Expect
+                    | Kind::Host
+                    | Kind::TransferEncoding
             )
     }
 
@@ -132,6 +141,12 @@ impl Field {
     pub fn value<'a>(&self, raw: &'a [u8]) -> &'a [u8] {
         &raw[self.value as usize..self.value_end as usize]
     }
+}
+
+#[cold]
+fn is_client_cert(name: &[u8]) -> bool {
+    let plain = name.iter().map(|&b| if b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+    plain.eq(b"x-forwarded-client-cert".iter().copied())
 }
 
 struct Stumble;
@@ -232,7 +247,7 @@ pub struct Meaning {
 }
 
 /// One look at the fields that mean something.
-struct Survey<'a> {
+pub struct Survey<'a> {
     host: Option<&'a [u8]>,
     hosts: u32,
     length: Option<&'a [u8]>,
@@ -249,7 +264,7 @@ struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    fn of(raw: &'a [u8], list: &[Field]) -> Survey<'a> {
+    pub fn of(raw: &'a [u8], list: &[Field]) -> Survey<'a> {
         let mut seen = Survey {
             host: None,
             hosts: 0,
@@ -285,7 +300,7 @@ impl<'a> Survey<'a> {
     }
 
     /// RFC 9112 section 6.3, with everything refused that two readers could take for different lengths.
-    fn framing(&self, meaning: &mut Meaning, minor: u8, status: u16) -> Judged<()> {
+    pub fn framing(&self, meaning: &mut Meaning, minor: u8, status: u16) -> Judged<()> {
         if let Some(coding) = self.coding {
             if minor == 0 {
                 return Err(Fault(status, "Transfer-Encoding in HTTP/1.0"));
@@ -386,7 +401,7 @@ impl Part {
     }
 }
 
-/// A request head; offsets count from the request line.
+/// A request head; offsets count from the request line, or into what was made of the fields of HTTP/2.
 #[derive(Debug)]
 pub struct Request {
     pub method: (u32, u32),
@@ -396,13 +411,14 @@ pub struct Request {
     pub path_end: u32,
     /// The path to match by, if it differs.
     pub normal: Option<Vec<u8>>,
+    pub major: u8,
     pub minor: u8,
     /// The name in Host, its case left alone; empty if there is none.
     pub host: (u32, u32),
     pub authority: (u32, u32),
     pub fields: Vec<Field>,
     pub meaning: Meaning,
-    /// Bytes from the request line to behind the empty line.
+    /// Bytes from the request line to behind the empty line. HTTP/2: names, values, and 32 for each field.
     pub size: usize,
 }
 
@@ -483,7 +499,7 @@ fn is_version(text: &[u8]) -> bool {
         && text[7].is_ascii_digit()
 }
 
-fn check_method(method: &[u8]) -> Judged<()> {
+pub fn check_method(method: &[u8]) -> Judged<()> {
     if method.is_empty() {
         return Err(Fault(400, "malformed request line"));
     }
@@ -585,27 +601,13 @@ pub fn parse_request(raw: &[u8], max_head: usize, max_fields: usize) -> Judged<O
     }
     let seen = Survey::of(raw, &list);
     let (host, authority) = read_host(raw, &list, &seen, parts.minor, target.authority)?;
-    let mut meaning = Meaning { has_host: seen.hosts > 0, has_forwarded_for: seen.forwarded_for, ..Meaning::default() };
-    seen.framing(&mut meaning, parts.minor, 400)?;
-    seen.connection(&mut meaning, raw, &mut list, parts.minor, parts.minor == 1, 400)?;
-    if let Some(expect) = seen.expect {
-        if parts.minor == 1 && (seen.expects > 1 || !expect.eq_ignore_ascii_case(b"100-continue")) {
-            return Err(Fault(417, "unknown expectation"));
-        }
-        meaning.expect = parts.minor == 1 && (meaning.chunked || meaning.stated.unwrap_or(0) > 0);
-        if !meaning.expect {
-            drop_kind(&mut list, Kind::Expect);
-        }
-    }
-    meaning.te_trailers = seen.te_trailers && parts.minor == 1;
-    if seen.trailers > 0 && !meaning.chunked {
-        drop_kind(&mut list, Kind::Trailer);
-    }
+    let meaning = request_meaning(raw, &mut list, &seen, parts.minor, None)?;
     Ok(Some(Request {
         method: (0, parts.method as u32),
         target: target.origin,
         path_end: target.path_end as u32,
         normal: target.normal,
+        major: 1,
         minor: parts.minor,
         host,
         authority,
@@ -615,7 +617,39 @@ pub fn parse_request(raw: &[u8], max_head: usize, max_fields: usize) -> Judged<O
     }))
 }
 
-type Span = (u32, u32);
+/// `ended`: of HTTP/2, whether the stream ends with the head; None if it is HTTP/1, which says itself if a body comes.
+pub fn request_meaning(
+    raw: &[u8],
+    list: &mut [Field],
+    seen: &Survey,
+    minor: u8,
+    ended: Option<bool>,
+) -> Judged<Meaning> {
+    let mut meaning = Meaning { has_host: seen.hosts > 0, has_forwarded_for: seen.forwarded_for, ..Meaning::default() };
+    seen.framing(&mut meaning, minor, 400)?;
+    match (ended, meaning.stated) {
+        (Some(true), Some(1..)) => return Err(Fault(0, "Content-Length of a body that is not there")),
+        (Some(false), None) => meaning.chunked = true,
+        _ => {}
+    }
+    seen.connection(&mut meaning, raw, list, minor, minor == 1, 400)?;
+    if let Some(expect) = seen.expect {
+        if minor == 1 && (seen.expects > 1 || !expect.eq_ignore_ascii_case(b"100-continue")) {
+            return Err(Fault(417, "unknown expectation"));
+        }
+        meaning.expect = minor == 1 && (meaning.chunked || meaning.stated.unwrap_or(0) > 0);
+        if !meaning.expect {
+            drop_kind(list, Kind::Expect);
+        }
+    }
+    meaning.te_trailers = seen.te_trailers && minor == 1;
+    if seen.trailers > 0 && !meaning.chunked {
+        drop_kind(list, Kind::Trailer);
+    }
+    Ok(meaning)
+}
+
+pub type Span = (u32, u32);
 
 /// (name in Host, authority).
 fn read_host(
@@ -719,6 +753,8 @@ pub struct Response {
     pub meaning: Meaning,
     /// -2 until close, -1 chunked, 0 none, n bytes.
     pub length: i64,
+    /// HTTP/2 had no need to state that the length is 0, and HTTP/1 has.
+    pub empty: bool,
     pub size: usize,
 }
 
@@ -768,12 +804,13 @@ pub fn parse_response(raw: &[u8], head_request: bool, max_head: usize, max_field
         fields: list,
         meaning,
         length,
+        empty: false,
         size,
     }))
 }
 
 /// RFC 9112 section 6.3. `stated` becomes what is passed on, which for HEAD and 304 describes no body.
-fn response_length(meaning: &mut Meaning, status: u16, head_request: bool) -> i64 {
+pub fn response_length(meaning: &mut Meaning, status: u16, head_request: bool) -> i64 {
     if status < 200 || status == 204 {
         if meaning.chunked || meaning.stated.unwrap_or(0) > 0 {
             meaning.keep_alive = false; // whether a body follows is anybody's guess

@@ -5,12 +5,13 @@
 
 use crate::chunk::Chunks;
 use crate::emit::{self, Changes, Forwarding, Onward};
+use crate::fields::{self, RequestFields, ResponseFields};
 use crate::head::{self, Field, Kind, Request, Response};
 use crate::text::Fault;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyInt, PyList, PySequence, PyString, PyTuple};
 
 impl From<Fault> for PyErr {
     #[cold]
@@ -40,24 +41,27 @@ fn maybe_text(py: Python<'_>, bytes: Option<&[u8]>) -> Py<PyAny> {
     bytes.map_or_else(|| py.None(), |bytes| latin1(py, bytes).into_any().unbind())
 }
 
-/// The bytes a head was read from, kept for as long as the head lives: what arrived, or a copy of the head if most
-/// of what arrived is something else.
-struct Kept {
-    bytes: Py<PyBytes>,
-    start: usize,
+/// The bytes a head was read from, kept for as long as the head lives: what arrived (and where the head begins in it),
+/// or a copy of the head if most of what arrived is something else, or what was made of fields.
+enum Kept {
+    Arrived(Py<PyBytes>, usize),
+    Made(Vec<u8>),
 }
 
 impl Kept {
     fn new(data: &Bound<'_, PyBytes>, start: usize, size: usize) -> Kept {
         let all = data.as_bytes();
         if all.len() <= 2 * (start + size) + 1024 {
-            return Kept { bytes: data.clone().unbind(), start };
+            return Kept::Arrived(data.clone().unbind(), start);
         }
-        Kept { bytes: PyBytes::new(data.py(), &all[start..start + size]).unbind(), start: 0 }
+        Kept::Made(all[start..start + size].to_vec())
     }
 
     fn raw<'a>(&'a self, py: Python<'a>) -> &'a [u8] {
-        &self.bytes.as_bytes(py)[self.start..]
+        match self {
+            Kept::Arrived(bytes, start) => &bytes.as_bytes(py)[*start..],
+            Kept::Made(bytes) => bytes,
+        }
     }
 }
 
@@ -86,7 +90,41 @@ fn pairs<'py>(py: Python<'py>, raw: &[u8], fields: &[Field]) -> PyResult<Bound<'
     PyList::new(py, fields.iter().map(pair))
 }
 
+/// Hands the fields of a message of HTTP/2 to `take`, one by one.
+fn each_pair(pairs: &Bound<'_, PyAny>, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Fault>) -> PyResult<()> {
+    let list = match pairs.cast::<PyList>() {
+        Ok(list) => list.clone(),
+        Err(_) => pairs.cast::<PySequence>()?.to_list()?,
+    };
+    for pair in &list {
+        let pair = pair.cast::<PyTuple>()?;
+        if pair.len() != 2 {
+            return Err(PyTypeError::new_err("pairs of name and value expected"));
+        }
+        let (name, value) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
+        take(name.cast::<PyBytes>()?.as_bytes(), value.cast::<PyBytes>()?.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn append(list: &Bound<'_, PyList>, name: &[u8], value: &[u8]) -> PyResult<()> {
+    list.append((PyBytes::new(list.py(), name), PyBytes::new(list.py(), value)))
+}
+
+/// The fields of `head` behind those in `list`, save those of `without`.
+fn extend(list: &Bound<'_, PyList>, mut head: Vec<u8>, without: Option<Kind>) -> PyResult<()> {
+    let mut done = Ok(());
+    emit::each_field(&mut head, |name, value| {
+        if done.is_ok() && without.is_none_or(|kind| Kind::of(name) != kind) {
+            done = append(list, name, value);
+        }
+    });
+    done
+}
+
 // ---- what is set once per connection and once per route ---------------------------------------------------------
+
+const NOTHING: &[u8] = b"";
 
 #[pyclass(frozen, module = "edgeproxy.codec._native")]
 struct Forward(Forwarding);
@@ -94,8 +132,9 @@ struct Forward(Forwarding);
 #[pymethods]
 impl Forward {
     #[new]
-    fn new(peer: &[u8], proto: &[u8], port: &[u8], trusted: bool) -> PyResult<Forward> {
-        Ok(Forward(Forwarding::new(peer, proto, port, trusted)?))
+    #[pyo3(signature = (peer, proto, port, trusted, client_cert=NOTHING))]
+    fn new(peer: &[u8], proto: &[u8], port: &[u8], trusted: bool, client_cert: &[u8]) -> PyResult<Forward> {
+        Ok(Forward(Forwarding::new(peer, proto, port, trusted, client_cert)?))
     }
 
     #[getter]
@@ -131,6 +170,8 @@ struct RequestHead {
     path: Py<PyString>,
     #[pyo3(get)]
     host: Py<PyString>,
+    #[pyo3(get)]
+    major: Py<PyInt>,
     #[pyo3(get)]
     minor: Py<PyInt>,
     #[pyo3(get)]
@@ -172,27 +213,53 @@ fn parse_request<'py>(
     let Some(head) = head::parse_request(raw, max_head, max_fields)? else {
         return Ok(None);
     };
-    let path = match &head.normal {
-        Some(normal) => latin1(py, normal),
-        None => latin1(py, &head.target.bytes(raw)[..head.path_end as usize]),
-    };
-    let host = &raw[head.host.0 as usize..head.host.1 as usize];
-    let host =
-        if host.iter().any(u8::is_ascii_uppercase) { latin1(py, &host.to_ascii_lowercase()) } else { latin1(py, host) };
-    let value = RequestHead {
-        method: method_name(py, &raw[..head.method.1 as usize]),
-        path: path.unbind(),
-        host: host.unbind(),
-        minor: integer(py, i64::from(head.minor)),
-        length: integer(py, head.length()),
-        keep_alive: boolean(py, head.meaning.keep_alive),
-        expect: boolean(py, head.meaning.expect),
-        upgrade: maybe_text(py, head.meaning.upgrade.as_deref()),
-        size: integer(py, (start + head.size) as i64),
-        kept: Kept::new(data, start, head.size),
-        head,
-    };
-    Bound::new(py, value).map(Some)
+    RequestHead::build(py, Kept::new(data, start, head.size), head, start).map(Some)
+}
+
+#[pyfunction]
+fn request_from_fields<'py>(
+    fields: &Bound<'py, PyAny>,
+    ended: bool,
+    max_head: usize,
+    max_fields: usize,
+) -> PyResult<Bound<'py, RequestHead>> {
+    let mut request = RequestFields::new(max_head, max_fields);
+    each_pair(fields, |name, value| request.push(name, value))?;
+    let (raw, head) = request.finish(ended)?;
+    RequestHead::build(fields.py(), Kept::Made(raw), head, 0)
+}
+
+impl RequestHead {
+    /// `before`: bytes that were passed over.
+    fn build(py: Python<'_>, kept: Kept, head: Request, before: usize) -> PyResult<Bound<'_, RequestHead>> {
+        let raw = kept.raw(py);
+        let text = |(from, to): (u32, u32)| &raw[from as usize..to as usize];
+        let path = match &head.normal {
+            Some(normal) => latin1(py, normal),
+            None => latin1(py, &head.target.bytes(raw)[..head.path_end as usize]),
+        };
+        let host = text(head.host);
+        let host = if host.iter().any(u8::is_ascii_uppercase) {
+            latin1(py, &host.to_ascii_lowercase())
+        } else {
+            latin1(py, host)
+        };
+        let value = RequestHead {
+            method: method_name(py, text(head.method)),
+            path: path.unbind(),
+            host: host.unbind(),
+            major: integer(py, i64::from(head.major)),
+            minor: integer(py, i64::from(head.minor)),
+            length: integer(py, head.length()),
+            keep_alive: boolean(py, head.meaning.keep_alive),
+            expect: boolean(py, head.meaning.expect),
+            upgrade: maybe_text(py, head.meaning.upgrade.as_deref()),
+            size: integer(py, (before + head.size) as i64),
+            kept,
+            head,
+        };
+        Bound::new(py, value)
+    }
 }
 
 #[pymethods]
@@ -243,6 +310,34 @@ impl RequestHead {
         let to = Onward { forwarding: &forward.get().0, request_id, target, host, edits };
         Ok(PyBytes::new(py, &emit::outbound(&self.head, self.kept.raw(py), &to)?))
     }
+
+    #[allow(clippy::too_many_arguments)] // those of outbound, and the scheme
+    fn outbound_fields<'py>(
+        &self,
+        py: Python<'py>,
+        forward: &Bound<'py, Forward>,
+        request_id: &[u8],
+        target: Option<&[u8]>,
+        host: Option<&[u8]>,
+        edits: Option<&Bound<'py, Edits>>,
+        scheme: &[u8],
+    ) -> PyResult<Bound<'py, PyList>> {
+        let edits = edits.map(|edits| &edits.get().0);
+        let raw = self.kept.raw(py);
+        let to = Onward { forwarding: &forward.get().0, request_id, target, host, edits };
+        let head = emit::outbound(&self.head, raw, &to)?;
+        let text = |(from, to): (u32, u32)| &raw[from as usize..to as usize];
+        let list = PyList::empty(py);
+        append(&list, b":method", text(self.head.method))?;
+        append(&list, b":scheme", scheme)?;
+        let authority = host.unwrap_or_else(|| text(self.head.authority));
+        if !authority.is_empty() {
+            append(&list, b":authority", authority)?;
+        }
+        append(&list, b":path", target.unwrap_or_else(|| self.head.target.bytes(raw)))?;
+        extend(&list, head, None)?;
+        Ok(list)
+    }
 }
 
 // ---- responses --------------------------------------------------------------------------------------------------
@@ -276,17 +371,37 @@ fn parse_response<'py>(
     let Some(head) = head::parse_response(data.as_bytes(), head_request, max_head, max_fields)? else {
         return Ok(None);
     };
-    let value = ResponseHead {
-        status: integer(py, i64::from(head.status)),
-        minor: integer(py, i64::from(head.minor)),
-        length: integer(py, head.length),
-        keep_alive: boolean(py, head.meaning.keep_alive),
-        upgrade: maybe_text(py, head.meaning.upgrade.as_deref()),
-        size: integer(py, head.size as i64),
-        kept: Kept::new(data, 0, head.size),
-        head,
-    };
-    Bound::new(py, value).map(Some)
+    ResponseHead::build(py, Kept::new(data, 0, head.size), head).map(Some)
+}
+
+#[pyfunction]
+fn response_from_fields<'py>(
+    fields: &Bound<'py, PyAny>,
+    head_request: bool,
+    ended: bool,
+    max_head: usize,
+    max_fields: usize,
+) -> PyResult<Bound<'py, ResponseHead>> {
+    let mut response = ResponseFields::new(max_head, max_fields);
+    each_pair(fields, |name, value| response.push(name, value))?;
+    let (raw, head) = response.finish(head_request, ended)?;
+    ResponseHead::build(fields.py(), Kept::Made(raw), head)
+}
+
+impl ResponseHead {
+    fn build(py: Python<'_>, kept: Kept, head: Response) -> PyResult<Bound<'_, ResponseHead>> {
+        let value = ResponseHead {
+            status: integer(py, i64::from(head.status)),
+            minor: integer(py, i64::from(head.minor)),
+            length: integer(py, head.length),
+            keep_alive: boolean(py, head.meaning.keep_alive),
+            upgrade: maybe_text(py, head.meaning.upgrade.as_deref()),
+            size: integer(py, head.size as i64),
+            kept,
+            head,
+        };
+        Bound::new(py, value)
+    }
 }
 
 #[pymethods]
@@ -315,6 +430,33 @@ impl ResponseHead {
         let edits = edits.map(|edits| &edits.get().0);
         PyBytes::new(py, &emit::inbound(&self.head, self.kept.raw(py), client_minor, close, edits))
     }
+
+    fn inbound_fields<'py>(&self, py: Python<'py>, edits: Option<&Bound<'py, Edits>>) -> PyResult<Bound<'py, PyList>> {
+        let edits = edits.map(|edits| &edits.get().0);
+        let list = PyList::empty(py);
+        append(&list, b":status", self.head.status.to_string().as_bytes())?;
+        let head = emit::inbound(&self.head, self.kept.raw(py), 1, false, edits);
+        extend(&list, head, self.head.empty.then_some(Kind::ContentLength))?;
+        Ok(list)
+    }
+}
+
+// ---- trailers of HTTP/2 -----------------------------------------------------------------------------------------
+
+#[pyfunction]
+fn trailers_from_fields<'py>(fields: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let mut lines = Vec::new();
+    each_pair(fields, |name, value| fields::put_trailer(&mut lines, name, value))?;
+    Ok(PyBytes::new(fields.py(), &lines))
+}
+
+#[pyfunction]
+fn trailer_fields<'py>(py: Python<'py>, lines: &[u8]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for (name, value) in fields::trailer_pairs(lines)? {
+        append(&list, &name, value)?;
+    }
+    Ok(list)
 }
 
 #[pyfunction]
@@ -388,6 +530,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ChunkDecoder>()?;
     module.add_function(wrap_pyfunction!(parse_request, module)?)?;
     module.add_function(wrap_pyfunction!(parse_response, module)?)?;
+    module.add_function(wrap_pyfunction!(request_from_fields, module)?)?;
+    module.add_function(wrap_pyfunction!(response_from_fields, module)?)?;
+    module.add_function(wrap_pyfunction!(trailers_from_fields, module)?)?;
+    module.add_function(wrap_pyfunction!(trailer_fields, module)?)?;
     module.add_function(wrap_pyfunction!(find_head_end, module)?)?;
     module.add(
         "__all__",
@@ -402,6 +548,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 "find_head_end",
                 "parse_request",
                 "parse_response",
+                "request_from_fields",
+                "response_from_fields",
+                "trailer_fields",
+                "trailers_from_fields",
             ],
         )?,
     )
