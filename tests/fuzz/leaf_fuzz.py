@@ -1,10 +1,11 @@
-"""What the fuzz targets of the HTTP/1 leaf functions share: seeds, the way to atheris, and a stand-in for it.
+"""What the fuzz targets of the codec share: seeds, the way to atheris, and a stand-in for it.
 
 With atheris (the extra `fuzz`) the inputs are guided by coverage of the Python twin; without it they are random
 changes of the seeds, for as many seconds as `-max_total_time` says.
 """
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
@@ -39,6 +40,15 @@ def engines() -> list[ModuleType]:
         sys.stderr.write("the native codec is not built: the twin runs alone\n")
         return [pure]
     return [pure, native]
+
+
+def instrumented(name: str) -> ModuleType:
+    """A module of the codec that has no twin, watched by atheris."""
+    sys.path[:0] = [str(TESTS.parent), str(TESTS / "codec")]
+    if atheris is not None:
+        with atheris.instrument_imports(include=["edgeproxy.codec"]):
+            return importlib.import_module(name)
+    return importlib.import_module(name)
 
 
 def corpus() -> list[bytes]:
