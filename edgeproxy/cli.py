@@ -15,27 +15,29 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from edgeproxy import __version__, sessions
+from edgeproxy import __version__
 
 if TYPE_CHECKING:
-    from edgeproxy.config.load import ConfigError, Loaded
+    from edgeproxy.config.load import ConfigError, Loaded, Problem
     from edgeproxy.config.model import Config
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 1, 2, 78, 130
-COMMANDS = ("check", "demo", "explain", "proxy", "schema", "version")
+COMMANDS = ("cert", "check", "demo", "explain", "proxy", "schema", "version")
 SEARCHED = ("edgeproxy.yaml", "/etc/edgeproxy/edgeproxy.yaml")
 
 HELP = """\
-edgeproxy: a reverse proxy for HTTP and TCP
+edgeproxy: a reverse proxy for HTTP, HTTPS, TLS and TCP
 
 usage:
   edgeproxy [-c FILE]...                 run with a configuration file, or a folder of *.yaml
   edgeproxy check [-c FILE]... [--json]  validate all that a start would, bind nothing (also: edgeproxy -t)
   edgeproxy explain [-c FILE]... [METHOD] URL [-H NAME:VALUE]... [--from IP] [--all] [--json]
-                                         which route and endpoint a request would get, and why
+                                         which certificate, route and endpoint a request would get, and why
   edgeproxy proxy --from ADDRESS --to ADDRESS [--to ADDRESS]... [--log combined|json|off]
                                          a reverse proxy for one service, without a file
   edgeproxy demo                         three tiny backends with listeners in front, and what to try
+  edgeproxy cert self-signed --host NAME [--host NAME]... [--out FOLDER] [--days 365] [--force]
+                                         a certificate to try https with
   edgeproxy schema                       the JSON Schema of the configuration, for editors
   edgeproxy version [--json]             versions and engines in use
   edgeproxy COMMAND --help               more on one command
@@ -45,7 +47,7 @@ examples:
   edgeproxy proxy --from :8080 --to localhost:3000   one backend, without a file
   edgeproxy -c conf.yaml                             run
   edgeproxy -t -c conf.yaml                          is the file right?
-  edgeproxy explain -c conf.yaml http://a.example/x  who would answer this request, and why
+  edgeproxy explain -c conf.yaml https://a.example/x who would answer this request, and why
 
 without -c: $EDGEPROXY_CONFIG, ./edgeproxy.yaml, /etc/edgeproxy/edgeproxy.yaml
 signals: HUP reloads, TERM drains, INT stops, USR1 opens the logs again
@@ -109,10 +111,12 @@ def config_paths(named: Sequence[str]) -> list[str]:
 
 def read_config(paths: Sequence[str]) -> Loaded:
     """Read the files and look at what they name. Raises ConfigError."""
+    import time
+
     from edgeproxy.config.load import ConfigError, Problem, read
     from edgeproxy.runtime.accesslog import unwritable
 
-    loaded = read(paths)
+    loaded = read(paths, now=time.time())
     log = loaded.config.access_log
     fault = unwritable(log.path) if log.format != "off" else None
     if fault is not None:
@@ -165,24 +169,19 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def check_command(args: argparse.Namespace) -> int:
-    from edgeproxy.config.check import warnings
     from edgeproxy.config.load import ConfigError
-    from edgeproxy.router import build_router
 
     paths = config_paths(args.config)
     shown = " ".join(paths)
     try:
         loaded = read_config(paths)
+        problems = doubts(loaded)
     except ConfigError as error:
         if not args.json:
             raise
         print_json({"ok": False, "files": paths, "errors": [_problem(p) for p in error.problems], "warnings": []})
         return EXIT_CONFIG
     config = loaded.config
-    for listener in config.listeners.values():
-        if listener.protocol == "http":
-            build_router(config, listener.name)
-    problems = warnings(config, loaded.places)
     counts = {"listeners": len(config.listeners), "routes": len(config.routes), "services": len(config.services)}
     if args.json:
         print_json({"ok": True, "files": list(loaded.sources.files), "errors": [],
@@ -193,6 +192,26 @@ def check_command(args: argparse.Namespace) -> int:
     parts = [f"{n} {word if n != 1 else word[:-1]}" for word, n in counts.items()]
     say(f"{shown}: ok ({', '.join(parts)}{_plural(len(problems), ', %d warning')})")
     return EXIT_OK
+
+
+def doubts(loaded: Loaded) -> list[Problem]:
+    """Compile as a start does, and give all warnings. Raises ConfigError for what only that finds."""
+    import time
+
+    from edgeproxy.config.check import warnings
+    from edgeproxy.router import build_router
+
+    config = loaded.config
+    if not config.certificates and not any(s.protocol in ("https", "h2") for s in config.services.values()):
+        for listener in config.listeners.values():  # what knows TLS is not even imported for those who have none
+            if listener.routed:
+                build_router(config, listener.name)
+        return warnings(config, loaded.places)
+    from edgeproxy import handshakes
+    from edgeproxy.snapshot import compile_rules
+
+    more = handshakes.doubts(config, compile_rules(config).tls)
+    return warnings(config, loaded.places, time.time(), more)
 
 
 def _plural(count: int, text: str) -> str:
@@ -206,7 +225,7 @@ def _problem(problem: Any) -> dict[str, Any]:
 def demo_command(args: argparse.Namespace) -> int:
     from edgeproxy.demo import run_demo
 
-    return run_demo(args.port, args.tcp_port, serve, say)
+    return run_demo({"http": args.port, "https": args.https_port, "tcp": args.tcp_port}, serve, say)
 
 
 def proxy_command(args: argparse.Namespace) -> int:
@@ -224,6 +243,8 @@ def proxy_command(args: argparse.Namespace) -> int:
 
 
 def explain_command(args: argparse.Namespace) -> int:
+    import time
+
     from edgeproxy import explain
 
     if len(args.request) > 2:
@@ -233,13 +254,34 @@ def explain_command(args: argparse.Namespace) -> int:
         question = explain.question(method[0] if method else "GET", url, args.header, args.client)
     except ValueError as error:
         raise Failure(f"explain: {error}", EXIT_USAGE) from None
-    answer = explain.explain(read_config(config_paths(args.config)).config, question)
+    answer = explain.explain(read_config(config_paths(args.config)).config, question, time.time())
     if args.json:
         print_json(answer.as_json())
     else:
         for line in answer.as_text(None if args.all else 20):
             say(coloured(line, "1", sys.stdout) if line.startswith(("route ", "reply ")) else line)
     return EXIT_OK if answer.found else EXIT_FAILURE
+
+
+def cert_command(args: argparse.Namespace) -> int:
+    import time
+
+    from edgeproxy import selfsigned
+
+    try:
+        hosts = list(dict.fromkeys(selfsigned.host(text) for text in args.host))
+    except ValueError as error:
+        raise Failure(f"cert self-signed: --host: {error}", EXIT_USAGE) from None
+    files = selfsigned.write(args.out, hosts, args.days, time.time(), args.force)
+    if args.json:
+        print_json({"cert": str(files.cert), "key": str(files.key), "hosts": hosts, "days": args.days})
+        return EXIT_OK
+    say(f"cert  {files.cert}  ({', '.join(hosts)}; {args.days} days)")
+    say(f"key   {files.key}")
+    say("in a listener:")
+    for line in selfsigned.yaml_lines(files, hosts):
+        say(f"    {line}")
+    return EXIT_OK
 
 
 def schema_command(args: argparse.Namespace) -> int:
@@ -250,37 +292,14 @@ def schema_command(args: argparse.Namespace) -> int:
 
 
 def version_command(args: argparse.Namespace) -> int:
-    import platform
-    import ssl
+    from edgeproxy.versions import facts, lines
 
-    from edgeproxy.codec._leaf import ENGINE
-
-    loop, loop_version = event_loop()
-    facts = {"version": __version__, "python": platform.python_version(),
-             "implementation": platform.python_implementation(), "loop": loop, "loop_version": loop_version,
-             "codec": ENGINE, "sessions": sessions(), "openssl": ssl.OPENSSL_VERSION}
     if args.json:
-        print_json(facts)
+        print_json(facts())
         return EXIT_OK
-    say(f"edgeproxy {__version__}")
-    say(f"python    {facts['python']} ({facts['implementation']})")
-    say(f"loop      {loop} {loop_version}")
-    say(f"codec     {ENGINE}{'' if ENGINE == 'native' else ' (Python; the native one costs less CPU)'}")
-    say(f"sessions  {facts['sessions']}")
-    say(f"openssl   {ssl.OPENSSL_VERSION}")
+    for line in lines():
+        say(line)
     return EXIT_OK
-
-
-def event_loop() -> tuple[str, str]:
-    """Name and version of the loop that a run would use (see `runtime.proxy.run`)."""
-    if os.environ.get("EDGEPROXY_LOOP", "uvloop") == "uvloop":
-        try:
-            import uvloop
-
-            return "uvloop", str(uvloop.__version__)  # type: ignore[attr-defined]  # it is there, just not exported
-        except ImportError:
-            pass
-    return "asyncio", ".".join(map(str, sys.version_info[:3]))
 
 
 # ---- arguments
@@ -318,6 +337,7 @@ def _parser() -> Parser:
     _json_option(check)
     demo = command("demo", demo_command, "Run three tiny backends with listeners in front, and say what to try")
     demo.add_argument("--port", type=_port, default=8080, help="of the http listener, if it is free (8080)")
+    demo.add_argument("--https-port", type=_port, default=8443, help="of the https listener, if it is free (8443)")
     demo.add_argument("--tcp-port", type=_port, default=9000, help="of the tcp listener, if it is free (9000)")
     _proxy_options(command("proxy", proxy_command, "Run a reverse proxy for one service, without a file",
                            " Names are resolved once, at the start."))
@@ -330,6 +350,9 @@ def _parser() -> Parser:
     explain.add_argument("--from", dest="client", default="127.0.0.1", metavar="IP", help="client address (127.0.0.1)")
     explain.add_argument("--all", action="store_true", help="every losing route, not just the nearest")
     _json_option(explain)
+    cert = command("cert", cert_command, "Make a self-signed certificate and its key, to try https with",
+                   " Clients trust it only if told to: curl --cacert FILE, or curl -k.")
+    _cert_options(cert)
     command("schema", schema_command, "Print the JSON Schema of the configuration, for editors")
     _json_option(command("version", version_command, "Print the versions and engines in use"))
     return parser
@@ -350,6 +373,22 @@ def _proxy_options(proxy: Parser) -> None:
     proxy.add_argument("--to", action="append", required=True, metavar="ADDRESS",
                        help="backend: localhost:3000, 10.0.0.5:80, unix:/run/app.sock; several share the work")
     proxy.add_argument("--log", choices=("combined", "json", "off"), default="combined", help="access log (combined)")
+
+
+def _cert_options(cert: Parser) -> None:
+    cert.add_argument("kind", choices=("self-signed",), help="the only kind there is")
+    cert.add_argument("--host", action="append", required=True, metavar="NAME",
+                      help="a.example, '*.b.example' or an address; repeatable; the files are called after the first")
+    cert.add_argument("--out", default=".", metavar="FOLDER", help="where to (this folder); made if it is not there")
+    cert.add_argument("--days", type=_days, default=365, help="how long it is good for (365)")
+    cert.add_argument("--force", action="store_true", help="overwrite the files")
+    _json_option(cert)
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 3650):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to 3650")
+    return int(text)
 
 
 def _port(text: str) -> int:

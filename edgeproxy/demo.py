@@ -1,4 +1,4 @@
-"""`edgeproxy demo`: three tiny backends in this process, an http and a tcp listener in front, and what to try.
+"""`edgeproxy demo`: three tiny backends in this process, http, https and tcp listeners in front, and what to try.
 
 Rules of this file: the backends are for looking at, not for load; they run in a thread of their own, so that the
 proxy's loop is as in production. What is printed as a curl line is tested as it is printed.
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
+import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from hashlib import sha1
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from edgeproxy import selfsigned
 from edgeproxy.codec._leaf import ChunkDecoder, RequestHead, parse_request
 from edgeproxy.config.load import load_text
 from edgeproxy.config.model import Config
@@ -28,6 +33,10 @@ listeners:
   web:
     bind: "127.0.0.1:{http}"
     protocol: http
+  secure:
+    bind: "127.0.0.1:{https}"
+    protocol: https
+    tls: {{certificates: [{{cert: "{cert}", key: "{key}"}}], default: "{cert}"}}
   relay:
     bind: "127.0.0.1:{tcp}"
     protocol: tcp
@@ -58,6 +67,9 @@ try in another terminal:
   curl -d hello http://127.0.0.1:{http}/echo             the body comes back
   curl -i http://127.0.0.1:{http}/old/page               a redirect
   curl http://127.0.0.1:{http}/ping                      answered by the proxy itself
+  curl -k https://localhost:{https}/                     https; nobody knows its certificate (-k: never mind)
+  curl -k --http2 -d hello https://localhost:{https}/echo  the same by HTTP/2, if this curl has it
+  curl --cacert {cert} https://localhost:{https}/ping  the certificate checked
   curl http://127.0.0.1:{tcp}/                          the tcp listener: each connection to the next backend
   WebSocket echo: ws://127.0.0.1:{http}/ws (websocat, or `new WebSocket(...)` in a browser's console)
 
@@ -65,19 +77,19 @@ ctrl-C ends it; until then each request's line in the access log follows:
 """
 
 
-def run_demo(http_port: int, tcp_port: int, serve: Callable[[Callable[[], Config], Callable[[str], None]], int],
+def run_demo(wanted: Mapping[str, int], serve: Callable[[Callable[[], Config], Callable[[str], None]], int],
              say: Callable[[str], None]) -> int:
-    """Run until interrupted; the proxy's exit status."""
-    ports = []
-    for wanted in (http_port, tcp_port):
-        port = free_port(wanted)
-        if port != wanted != 0:
-            say(f"port {wanted} cannot be had, taking {port}")
-        ports.append(port)
-    http, tcp = ports
-    with Backends(NAMES) as backends:
-        config = load_text(CONFIG.format(http=http, tcp=tcp, **backends.addresses), "<demo>")
-        first = threading.Thread(target=_first_requests, args=(http, tcp, say), daemon=True)
+    """Run until interrupted; the proxy's exit status. `wanted`: the ports for http, https and tcp, if they are free."""
+    ports = {}
+    for name, number in wanted.items():
+        ports[name] = free_port(number)
+        if ports[name] != number != 0:
+            say(f"port {number} cannot be had, taking {ports[name]}")
+    with Backends(NAMES) as backends, TemporaryDirectory(prefix="edgeproxy-demo-") as folder:
+        files = selfsigned.write(folder, ["localhost", LOOPBACK], 1, time.time())
+        facts = {**ports, "cert": str(files.cert), "key": str(files.key)}
+        config = load_text(CONFIG.format(**facts, **backends.addresses), "<demo>", now=time.time())
+        first = threading.Thread(target=_first_requests, args=(facts, say), daemon=True)
 
         def announce(line: str) -> None:
             say(line)
@@ -103,21 +115,26 @@ def free_port(wanted: int) -> int:
     raise OSError("no port of the loopback address is free")
 
 
-def _first_requests(http: int, tcp: int, say: Callable[[str], None]) -> None:
-    """Two requests through the proxy, told, so that what follows is known to work."""
+def _first_requests(facts: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """A few requests through the proxy, told, so that what follows is known to work."""
     say("")
-    for port, path in ((http, "/"), (http, "/amber/hello"), (tcp, "/")):
+    for name, path in (("http", "/"), ("http", "/amber/hello"), ("https", "/"), ("tcp", "/")):
+        url = f"{'https' if name == 'https' else 'http'}://{LOOPBACK}:{facts[name]}{path}"
         try:
-            connection = HTTPConnection(LOOPBACK, port, timeout=5)
+            if name == "https":
+                trust = ssl.create_default_context(cafile=facts["cert"])
+                connection: HTTPConnection = HTTPSConnection(LOOPBACK, facts[name], timeout=5, context=trust)
+            else:
+                connection = HTTPConnection(LOOPBACK, facts[name], timeout=5)
             connection.request("GET", path)
             answer = connection.getresponse()
             line = answer.read().decode("latin-1").partition("\n")[0]
             connection.close()
-        except OSError as error:
-            say(f"GET http://{LOOPBACK}:{port}{path} failed: {error}")
+        except (OSError, HTTPException) as error:
+            say(f"GET {url} failed: {error}")
             return
-        say(f"GET http://{LOOPBACK}:{port}{path} -> {answer.status} {line}")
-    say(TRY.format(http=http, tcp=tcp).rstrip("\n"))
+        say(f"GET {url} -> {answer.status} {line}")
+    say(TRY.format(**facts).rstrip("\n"))
 
 
 # ---- the backends

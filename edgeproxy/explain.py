@@ -1,7 +1,8 @@
-"""`edgeproxy explain`: which listener, route, service and endpoint a request would get, and why no other route.
+"""`edgeproxy explain`: which listener, certificate, route, service and endpoint a request would get, and why no other.
 
-Rules of this file: nothing is decided here. The request is written out and parsed by the codec, routed by the router,
-and the endpoints are ordered by a service with nothing but its configuration: what a proxy does that was just started.
+Rules of this file: nothing is decided here. The certificate is looked up by the listener's own table, the request is
+written out and parsed by the codec, routed by the router, and the endpoints are ordered by a service with nothing but
+its configuration: what a proxy does that was just started.
 """
 from __future__ import annotations
 
@@ -10,21 +11,29 @@ import difflib
 import os.path
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from edgeproxy import handshakes
 from edgeproxy.codec._leaf import RequestHead, parse_request
 from edgeproxy.config import model
-from edgeproxy.errors import ProxyError
+from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.handshakes import Greeting
+from edgeproxy.net.certificates import TlsServer
 from edgeproxy.policy.endpoint import EndpointState
+from edgeproxy.policy.sni import NameTable
 from edgeproxy.router import Considered, Explanation, Route, build_router
+from edgeproxy.session.gates import RedirectGate
 from edgeproxy.session.hashing import exchange_key
+from edgeproxy.snapshot import compile_tls
 from edgeproxy.upstream.service import KEYED, Service
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443, "tls": 443}
+KINDS = {"http": ("http",), "https": ("https", "tls"), "tls": ("tls", "https"), "tcp": ("tcp",)}
+"""Protocols of listeners that a URL can mean, the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class Question:
     method: str
     url: str
     scheme: str
+    host: str
+    """Of the URL: what the client connects to, and asks for by SNI."""
     port: int | None
     """As in the URL; None: not given."""
     raw: bytes
@@ -44,7 +55,7 @@ class Question:
 def question(method: str, url: str, fields: Sequence[str], client: str) -> Question:
     """Raises ValueError for what is no URL, no field or no address."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https", "tcp") or not parts.netloc:
+    if parts.scheme not in KINDS or not parts.netloc:
         raise ValueError(f"{url} is not a URL such as http://a.example/path")
     try:
         port = parts.port
@@ -64,7 +75,8 @@ def question(method: str, url: str, fields: Sequence[str], client: str) -> Quest
     except ValueError:
         raise ValueError(f"--from {client}: not an IP address") from None
     head = "\r\n".join((f"{method} {target} HTTP/1.1", *lines, "", ""))
-    return Question(method, url, parts.scheme, port, head.encode("utf-8", "surrogateescape"), address)
+    return Question(method, url, parts.scheme, parts.hostname or "", port, head.encode("utf-8", "surrogateescape"),
+                    address)
 
 
 class Candidate(NamedTuple):
@@ -81,6 +93,12 @@ class Answer:
     listener: model.Listener | None = None
     also: str = ""
     """Said about the choice of the listener."""
+    greeting: Greeting | None = None
+    """What the TLS handshake shows."""
+    sni: str = ""
+    """The pattern of a tls listener that fits."""
+    now: float = 0.0
+    """Unix seconds, for the certificates' dates."""
     head: RequestHead | None = None
     route: Route | None = None
     reply: tuple[int, str] | None = None
@@ -108,6 +126,10 @@ class Answer:
         if self.listener is not None:
             binds = " ".join(map(str, self.listener.bind))
             yield f"listener   {self.listener.name} {binds} {self.listener.protocol}{self.also}"
+        if self.greeting is not None:
+            yield from self.greeting.lines(self.now)
+        if self.sni:
+            yield f"sni        {self.sni}, relayed without being decrypted"
         if self.route is not None:
             yield f"route      {self.route.name} ({describe(self.route.config)})"
         yield from self._leads_to()
@@ -135,7 +157,8 @@ class Answer:
         service = self.service
         if service is None:
             return
-        yield f"service    {service.name} ({describe_balance(service.balance)})"
+        relayed = self.listener is not None and not self.listener.routed
+        yield f"service    {service.name} ({describe_balance(service.balance)}{'' if relayed else _speaks(service)})"
         sure = service.balance.kind in KEYED
         for place, (state, share) in enumerate(self.candidates):
             role = "backup" if state.backup else f"weight {state.weight}, {100 * share:.0f} %"
@@ -153,6 +176,8 @@ class Answer:
             "found": self.found,
             "problem": self.problem or None,
             "listener": self.listener.name if self.listener is not None else None,
+            "tls": self.greeting.as_json(self.now) if self.greeting is not None else None,
+            "sni": self.sni or None,
             "route": self.route.name if self.route is not None else None,
             "reply": {"status": self.reply[0], "text": self.reply[1]} if self.reply is not None else None,
             "rewrite": {"target": self.target, "host": self.host},
@@ -166,15 +191,21 @@ class Answer:
         }
 
 
-def explain(config: model.Config, asked: Question) -> Answer:
-    answer = Answer(asked)
+def explain(config: model.Config, asked: Question, now: float = 0.0) -> Answer:
+    """`now` is unix seconds, for the certificates' dates. Raises ConfigError for what only OpenSSL finds."""
+    answer = Answer(asked, now=now)
     listener = _listener(config, asked, answer)
     if listener is None:
         return answer
     answer.listener = listener
-    if listener.protocol == "tcp":
-        assert listener.service is not None
-        _endpoints(answer, config.services[listener.service])
+    if not listener.routed:
+        _relay(answer, config, listener)
+        return answer
+    if asked.scheme != listener.protocol:
+        answer.problem = f"this listener speaks {listener.protocol}, and {asked.scheme} does not get through"
+        return answer
+    tls = _greet(answer, config, listener)
+    if answer.problem:
         return answer
     try:
         head = parse_request(asked.raw, listener.limits.header, listener.limits.headers)
@@ -184,6 +215,8 @@ def explain(config: model.Config, asked: Question) -> Answer:
         return answer
     assert head is not None, "a whole head was written"
     answer.head = head
+    if _stopped(answer, listener, tls, head):
+        return answer
     router = build_router(config, listener.name)
     explanation = router.explain(head.host, head.path, head.method, head)
     answer.losing = [*_losing(explanation), *_elsewhere(config, listener)]
@@ -196,24 +229,74 @@ def explain(config: model.Config, asked: Question) -> Answer:
     return answer
 
 
-# ---- the listener
+# ---- the listener, and what it asks before any route
+
+def _greet(answer: Answer, config: model.Config, listener: model.Listener) -> TlsServer | None:
+    if listener.tls is None:
+        return None
+    tls = compile_tls(config, {})[listener.name]
+    answer.greeting = handshakes.greeting(listener.tls, tls, answer.question.host)
+    if not answer.greeting.certificates:
+        answer.problem = answer.greeting.why
+    return tls
+
+
+def _stopped(answer: Answer, listener: model.Listener, tls: TlsServer | None, head: RequestHead) -> bool:
+    """Whether the listener answers itself: a redirect to https, or 421."""
+    if listener.redirect_to_https:
+        found = RedirectGate(443 if listener.redirect_to_https is True else listener.redirect_to_https).check(head)
+        if isinstance(found, ProxyError):
+            answer.reply, answer.problem = (found.kind.status, found.cause), found.cause
+        elif found is not None:
+            where = next((value.decode("latin-1") for name, value in found.fields if name == b"Location"), "https")
+            answer.reply = found.status, f"redirect to {where} (redirect_to_https)"
+        return found is not None
+    if tls is not None and answer.greeting is not None and head.host:
+        why = handshakes.astray(tls, answer.greeting.sni, head.host)
+        if why:
+            answer.reply, answer.problem = (Kind.MISDIRECTED.status, why), why
+            return True
+    return False
+
+
+def _relay(answer: Answer, config: model.Config, listener: model.Listener) -> None:
+    """A connection whose bytes are passed on as they are."""
+    name = listener.service
+    if listener.protocol == "tls":
+        if answer.question.scheme not in KINDS["tls"]:
+            answer.problem = "this listener relays TLS only: a connection that begins otherwise is closed"
+            return
+        host = answer.question.host
+        found = NameTable(listener.sni).match("" if handshakes.is_address(host) else host)
+        if found is None:
+            answer.problem = f'no server name here fits {host}, and there is no "*": the connection is closed'
+            return
+        answer.sni, name = found
+    assert name is not None
+    _endpoints(answer, config.services[name])
+
+
+def _speaks(service: model.Service) -> str:
+    if service.protocol not in ("https", "h2"):
+        return "" if service.protocol == "http" else f"; {service.protocol}"
+    checked = f"checked as {service.tls.server_name or 'its address'}" if service.tls.verify else "not checked"
+    return f"; {service.protocol}, {checked}"
+
 
 def _listener(config: model.Config, asked: Question, answer: Answer) -> model.Listener | None:
     """The listener on the URL's port; without a port in the URL the first one that could be meant."""
-    if asked.scheme == "https":
-        answer.problem = "no listener speaks https: TLS is not built yet"
-        return None
-    kind = "tcp" if asked.scheme == "tcp" else "http"
+    kinds = KINDS[asked.scheme]
     port = asked.port if asked.port is not None else DEFAULT_PORTS.get(asked.scheme)
     on_port = [x for x in config.listeners.values() if any(b.port == port and not b.path for b in x.bind)]
     if on_port:
-        return next((x for x in on_port if x.protocol == kind), on_port[0])
-    some = [x for x in config.listeners.values() if x.protocol == kind]
+        return min(on_port, key=lambda x: kinds.index(x.protocol) if x.protocol in kinds else len(kinds))
+    some = [x for kind in kinds for x in config.listeners.values() if x.protocol == kind]
     if asked.port is None and some:
         answer.also = f", taken though the URL means port {port}" if port else ""
         return some[0]
     there = ", ".join(f"{x.name} {' '.join(map(str, x.bind))} {x.protocol}" for x in config.listeners.values())
-    answer.problem = f"no listener on port {port}; there is {there}" if port else f"no tcp listener; there is {there}"
+    what = f"on port {port}" if port else f"for {asked.scheme}"
+    answer.problem = f"no listener {what}; there is {there}"
     return None
 
 
@@ -224,8 +307,9 @@ def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead)
     assert answer.listener is not None
     try:
         if route.redirect is not None:
-            port = next((bind.port for bind in answer.listener.bind if not bind.path), 80)
-            location = route.location_for("http", head.host, port, head.path, head.query)
+            scheme = answer.listener.protocol
+            port = next((bind.port for bind in answer.listener.bind if not bind.path), DEFAULT_PORTS[scheme])
+            location = route.location_for(scheme, head.host, port, head.path, head.query)
             answer.reply = route.redirect.status, f"redirect to {location}"
             return
         if route.respond is not None:
@@ -252,7 +336,8 @@ def _endpoints(answer: Answer, config: model.Service) -> None:
     answer.service = config
     loop = asyncio.new_event_loop()
     try:
-        service = Service(loop, config, random.Random(0))
+        plain = replace(config, protocol="http", tls=model.ServiceTls())  # what it speaks has no part in the choice
+        service = Service(loop, plain, random.Random(0))
         exchange: Any = SimpleNamespace(head=answer.head, client=answer.question.client)  # all that a key is made of
         key = exchange_key(exchange, service)
         tried: list[Any] = []

@@ -3,11 +3,23 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
 from edgeproxy.config import addresses
-from edgeproxy.config.model import AccessLog, Config, EndpointAddress, Listener, Route, Service, WeightedService
+from edgeproxy.config.model import (
+    AccessLog,
+    Config,
+    EndpointAddress,
+    Listener,
+    Rewrite,
+    Route,
+    Service,
+    ServiceTls,
+    WeightedService,
+)
 
 
 def one_line_config(listen: str, to: Sequence[str],
@@ -22,6 +34,7 @@ def one_line_config(listen: str, to: Sequence[str],
         raise ValueError(f"--from: {error}") from None
     endpoints: dict[str, EndpointAddress] = {}
     lines: list[str] = []
+    name = _encrypted(to)
     for text in to:
         found = resolve(text)
         if found[0].address != text:
@@ -31,24 +44,51 @@ def one_line_config(listen: str, to: Sequence[str],
             if endpoint.address not in endpoints or not endpoint.backup:
                 endpoints[endpoint.address] = endpoint
     service = Service("upstream", tuple(endpoints.values()))
-    config = Config({"proxy": Listener("proxy", (bind,), "http")},
-                    (Route("proxy", service=(WeightedService("upstream"),)),),
-                    {"upstream": service}, AccessLog(format=log))
-    return config, lines
+    route = Route("proxy", service=(WeightedService("upstream"),))
+    if name is not None:
+        service = replace(service, protocol="https", tls=ServiceTls(server_name=name or None))
+        if name:  # who speaks https is mostly one of many names on a machine
+            route = replace(route, rewrite=Rewrite(host=name))
+            lines.append(f"requests go on with Host: {name}")
+    return Config({"proxy": Listener("proxy", (bind,), "http")}, (route,), {"upstream": service},
+                  AccessLog(format=log)), lines
+
+
+def _encrypted(to: Sequence[str]) -> str | None:
+    """The name that is asked for and checked if the backends are https; "" for addresses, None without https."""
+    names: set[str | None] = set()
+    for text in to:
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme.lower() != "https":
+            names.add(None)
+        elif rest.startswith("unix:"):
+            raise ValueError(f"--to {text}: a unix socket has no name to check in a certificate; write a file for that")
+        else:
+            host, _ = _host_and_port(text, rest, 443)
+            names.add("" if _is_address(host) else host)
+    if len(names) > 1:
+        raise ValueError("--to: all are https with one and the same name, or none is")
+    return names.pop()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def resolve(text: str) -> list[EndpointAddress]:
     """The addresses of one --to: the first serves, the others of the same name are its backups."""
     scheme, separator, rest = text.partition("://")
-    if separator and scheme.lower() == "https":
-        raise ValueError(f"--to {text}: https to the backend is not built yet; http:// and plain addresses are")
-    if separator and scheme.lower() != "http":
-        raise ValueError(f"--to {text}: {scheme} is not spoken; http:// and plain addresses are")
+    if separator and scheme.lower() not in ("http", "https"):
+        raise ValueError(f"--to {text}: {scheme} is not spoken; http://, https:// and plain addresses are")
     if not separator:
         rest = text
     if rest.startswith("unix:"):
         return [_checked(text, rest)]
-    host, port = _host_and_port(text, rest)
+    host, port = _host_and_port(text, rest, 443 if scheme.lower() == "https" else 80)
     try:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
@@ -67,7 +107,7 @@ def _checked(text: str, address: str) -> EndpointAddress:
         raise ValueError(f"--to {text}: {error}") from None
 
 
-def _host_and_port(text: str, rest: str) -> tuple[str, int]:
+def _host_and_port(text: str, rest: str, default: int) -> tuple[str, int]:
     rest = rest.removesuffix("/")
     if any(char in rest for char in "/?#@ "):
         raise ValueError(f"--to {text}: only a host and a port can be given; paths are changed by a file with rewrite")
@@ -80,4 +120,4 @@ def _host_and_port(text: str, rest: str) -> tuple[str, int]:
         raise ValueError(f"--to {text}: not an address; write localhost:3000, 10.0.0.5:80 or [::1]:80") from None
     if port == 0 or not (host or port):
         raise ValueError(f"--to {text}: not an address; write localhost:3000, 10.0.0.5:80 or [::1]:80")
-    return host or "localhost", 80 if port is None else port
+    return host or "localhost", default if port is None else port

@@ -70,6 +70,20 @@ def host_pattern(text: str) -> str:
     return stars + host_name(text[len(stars):], not stars)
 
 
+def sni_pattern(text: str) -> str:
+    """A server name in lower case, `*.` and one, or `*`."""
+    if text == "*":
+        return text
+    if text.startswith("**."):
+        raise ValueError(f'a wildcard stands for one label; write {quoted(text[1:])}, or "*" for the rest')
+    stars = "*." if text.startswith("*.") else ""
+    if "*" in text[len(stars):]:
+        raise ValueError('a * stands for the whole first label: "*.example.com", or "*" alone for the rest')
+    if not stars and _is_address(text.strip("[]")):
+        raise ValueError('clients send no server name for an address; "*" takes those that send none')
+    return stars + host_name(text[len(stars):], False)
+
+
 def host_name(text: str, or_address: bool = True) -> str:
     host = text.lower().removesuffix(".")
     if "/" in host:

@@ -1,16 +1,18 @@
 """What is allowed but probably not meant: routes that can never win, services nobody uses, requests that go in circles.
 
 Rules: pure, over a valid configuration; every warning says what follows from it. With the `places` of `load.read` a
-warning has its place in the file, without them just its words.
+warning has its place in the file, without them just its words. What needs the look-up of certificates is found further
+up (`handshakes.py`) and given its place here.
 """
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from edgeproxy.config.certificates import cautions
 from edgeproxy.config.model import Bind, Config, EndpointAddress, Listener, Route, Service
 from edgeproxy.config.problem import Problem
 from edgeproxy.config.rules import find
@@ -22,7 +24,9 @@ _LITERAL = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\[^0-9A-Za-z])*)")
 _EVERYTHING = frozenset(("", "^", "/", "^/", ".*", "^.*", "^.*$", "^/.*", "^/.*$"))
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
+    """A warning before it has its place."""
+
     kind: type
     name: str
     way: tuple[str | int, ...]
@@ -30,10 +34,12 @@ class _Found(NamedTuple):
     message: str
 
 
-def warnings(config: Config, places: Places | None = None) -> list[Problem]:
-    """All warnings, in the order of the files."""
+def warnings(config: Config, places: Places | None = None, now: float | None = None,
+             more: Iterable[Found] = ()) -> list[Problem]:
+    """All warnings, with `more`, in the order of the files. `now` is unix seconds; without it no date is judged."""
     placed = []
-    for found in (*_idle_parts(config), *_weights(config), *_shadowed(config), *_circles(config)):
+    for found in (*_idle_parts(config), *_weights(config), *_shadowed(config), *_circles(config), *_https(config),
+                  *_certificates(config, now), *more):
         entry = (places or {}).get((found.kind, found.name))
         if entry is None:
             placed.append((0, Problem("", 0, 0, found.message, level="warning")))
@@ -44,33 +50,49 @@ def warnings(config: Config, places: Places | None = None) -> list[Problem]:
     return [problem for _, problem in placed]
 
 
-def _idle_parts(config: Config) -> Iterator[_Found]:
+def _idle_parts(config: Config) -> Iterator[Found]:
     """What is there but has nothing to do."""
     used = {part.name for route in config.routes for part in route.service}
-    used.update(listener.service for listener in config.listeners.values() if listener.service)
+    relayed = {name for listener in config.listeners.values() for name in _relayed(listener)}
+    for name in sorted(relayed - used):
+        yield from _unspoken(config.services[name])
+    used |= relayed
     for name in config.services:
         if name not in used:
-            yield _Found(Service, name, (), f'no route and no listener uses the service "{name}"')
-    http = [listener for listener in config.listeners.values() if listener.protocol == "http"]
-    if config.routes and not http:
-        yield _Found(Route, config.routes[0].name, (), "there are routes, but no http listener that could use them")
-    for listener in http:
+            yield Found(Service, name, (), f'no route and no listener uses the service "{name}"')
+    routed = [listener for listener in config.listeners.values() if listener.routed and not listener.redirect_to_https]
+    if config.routes and not routed:
+        yield Found(Route, config.routes[0].name, (), "there are routes, but no listener that could use them")
+    for listener in routed:
         if not any(_on(route, listener.name) for route in config.routes):
-            yield _Found(Listener, listener.name, (), f'no route is for the listener "{listener.name}": '
+            yield Found(Listener, listener.name, (), f'no route is for the listener "{listener.name}": '
                                                       "it answers 404 to everything")
 
 
-def _weights(config: Config) -> Iterator[_Found]:
+def _relayed(listener: Listener) -> Iterator[str]:
+    """Services of a listener that decrypts nothing and knows no requests."""
+    if listener.service:
+        yield listener.service
+    yield from (service for _, service in listener.sni)
+
+
+def _unspoken(service: Service) -> Iterator[Found]:
+    if service.protocol != "http":
+        yield Found(Service, service.name, ("protocol",), f'only relaying listeners use the service "{service.name}": '
+                                                          "they pass on what clients send, and protocol has no effect")
+
+
+def _weights(config: Config) -> Iterator[Found]:
     """Where weights or an empty list leave nothing to send to."""
     for route in config.routes:
         if route.service and not any(part.weight for part in route.service):
-            yield _Found(Route, route.name, ("service",), "every weight is 0: requests on this route are answered 500")
+            yield Found(Route, route.name, ("service",), "every weight is 0: requests on this route are answered 500")
     for name, service in config.services.items():
         if not service.endpoints:
-            yield _Found(Service, name, ("endpoints",), f'the service "{name}" has no endpoints: '
+            yield Found(Service, name, ("endpoints",), f'the service "{name}" has no endpoints: '
                                                         "what needs it is answered 503, or closed")
         elif not any(endpoint.weight for endpoint in service.endpoints):
-            yield _Found(Service, name, ("endpoints",), "every weight is 0: no endpoint of this service takes anything")
+            yield Found(Service, name, ("endpoints",), "every weight is 0: no endpoint of this service takes anything")
 
 
 # routes that can never win
@@ -83,7 +105,7 @@ class _Index:
     """Routes by what they match; places are those in the file."""
 
     def __init__(self, config: Config) -> None:
-        self.every = frozenset(name for name, listener in config.listeners.items() if listener.protocol == "http")
+        self.every = frozenset(name for name, listener in config.listeners.items() if listener.routed)
         self.twins: dict[object, list[tuple[int, Route]]] = defaultdict(list)
         """By host, path, header and query conditions: alike but for the methods."""
         self.prefixes: dict[tuple[str, str], list[Route]] = defaultdict(list)
@@ -102,7 +124,7 @@ class _Index:
         return one.listeners is None or frozenset(one.listeners) >= frozenset(other.listeners or self.every)
 
 
-def _shadowed(config: Config) -> Iterator[_Found]:
+def _shadowed(config: Config) -> Iterator[Found]:
     """A route is shadowed if on each of its hosts others before it take all that it asks for (the order of http.md)."""
     index = _Index(config)
     for place, route in enumerate(config.routes):
@@ -112,7 +134,7 @@ def _shadowed(config: Config) -> Iterator[_Found]:
                    for host in route.host or ("",)]
         if all(winners):
             name = winners[0].name if winners[0] is not None else ""
-            yield _Found(Route, route.name, (), f'this route can never win: the route "{name}" comes first '
+            yield Found(Route, route.name, (), f'this route can never win: the route "{name}" comes first '
                                                 "and takes all of its requests")
 
 
@@ -165,9 +187,52 @@ def _asks_no_more(one: Route, other: Route) -> bool:
     return bool(methods) and set(one.headers) <= set(other.headers) and set(one.query) <= set(other.query)
 
 
+# https
+
+def _https(config: Config) -> Iterator[Found]:
+    """Redirects that lead to nobody, routes that are never asked, endpoints that are not checked."""
+    redirects = {name for name, listener in config.listeners.items() if listener.redirect_to_https}
+    encrypted = {bind.port for listener in config.listeners.values() if listener.protocol in ("https", "tls")
+                 for bind in listener.bind}
+    for name in sorted(redirects):
+        listener = config.listeners[name]
+        if not encrypted:
+            yield Found(Listener, name, ("redirect_to_https",), "nothing here speaks https: if a balancer in front of "
+                                        "this listener does, its requests are redirected in circles")
+        elif listener.redirect_to_https is True and 443 not in encrypted and any(b.port == 80 for b in listener.bind):
+            yield Found(Listener, name, ("redirect_to_https",), "clients are sent to port 443, where nothing listens; "
+                                        f"is redirect_to_https: {min(encrypted)} meant?")
+    for route in config.routes if redirects else ():
+        if route.listeners is not None and redirects.issuperset(route.listeners):
+            yield Found(Route, route.name, ("listeners",), "this route is never asked: its listener redirects all "
+                                                           "requests to https")
+    for name, service in config.services.items():
+        if service.protocol in ("https", "h2") and not service.tls.verify:
+            yield Found(Service, name, ("tls", "verify"), "the endpoints' certificates are not checked: who answers in "
+                                                          "their place may read and change everything")
+
+
+def _certificates(config: Config, now: float | None) -> Iterator[Found]:
+    told: set[str] = set()
+    for listener in config.listeners.values():
+        for place, pair in enumerate(listener.tls.certificates if listener.tls is not None else ()):
+            if pair.cert not in told:
+                told.add(pair.cert)
+                certificate = config.certificates[pair.cert, pair.key]
+                doubts = cautions(certificate, now)
+                if not certificate.names:
+                    doubts.append(f"the certificate {pair.cert} has no names: it fits no host")
+                for doubt in doubts:
+                    yield Found(Listener, listener.name, ("tls", "certificates", place), doubt)
+    for service in config.services.values():
+        if (shown := service.tls.client_cert) is not None:
+            for doubt in cautions(config.certificates[shown.cert, shown.key], now):
+                yield Found(Service, service.name, ("tls", "client_cert"), doubt)
+
+
 # requests that go in circles
 
-def _circles(config: Config) -> Iterator[_Found]:
+def _circles(config: Config) -> Iterator[Found]:
     """An endpoint that is a listener of ours, from which requests come back to the same service."""
     binds = [(bind, listener) for listener in config.listeners.values() for bind in listener.bind]
     ports = {bind.path or bind.port for bind, _ in binds}
@@ -182,14 +247,14 @@ def _circles(config: Config) -> Iterator[_Found]:
         for position, listener in ways:
             if name in _reachable(listener, uses, leads):
                 address = config.services[name].endpoints[position].address
-                yield _Found(Service, name, ("endpoints", position),
+                yield Found(Service, name, ("endpoints", position),
                              f'{address} is our own listener "{listener}", which leads back to the service "{name}": '
                              "requests would go in circles")
 
 
 def _services_of(config: Config, listener: Listener) -> set[str]:
-    if listener.protocol == "tcp":
-        return {listener.service} if listener.service else set()
+    if not listener.routed or listener.redirect_to_https:
+        return set(_relayed(listener))
     return {part.name for route in config.routes if _on(route, listener.name) for part in route.service}
 
 

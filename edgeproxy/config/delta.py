@@ -77,6 +77,7 @@ def delta(old: Config, new: Config) -> Delta:
     old_routes = {route.name: route for route in old.routes}
     new_routes = {route.name: route for route in new.routes}
     settings = [name for name in ("access_log", "shutdown") if getattr(old, name) != getattr(new, name)]
+    settings += [f"certificate {cert}" for cert in _renewed(old, new)]
     if [name for name in old_routes if name in new_routes] != [name for name in new_routes if name in old_routes]:
         settings.append("order of the routes")
     return Delta(
@@ -96,6 +97,13 @@ def _compare(word: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: tu
             if parts:
                 changed.append((name, parts))
     return Changes(word, tuple(sorted(new.keys() - old.keys())), tuple(changed), tuple(sorted(old.keys() - new.keys())))
+
+
+def _renewed(old: Config, new: Config) -> list[str]:
+    """Files that are named as before and hold something else."""
+    return sorted({key[0] for key, now in new.certificates.items()
+                   if key in old.certificates and (old.certificates[key].chain_pem, old.certificates[key].key_pem)
+                   != (now.chain_pem, now.key_pem)})
 
 
 def _endpoints(config: Config) -> dict[str, EndpointAddress]:

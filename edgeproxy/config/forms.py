@@ -236,8 +236,20 @@ def file_path(text: str) -> str:
     return text
 
 
+def https_port(text: str) -> bool | int:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[1-9][0-9]{0,4}", text) and int(text) < 65536:
+        return int(text)
+    raise ValueError(f"{quoted(text)} is neither true nor false nor a port")
+
+
 def _anchored_file(text: str, folder: str) -> str:
     return text if text == "-" else os.path.join(folder, text)
+
+
+def _anchored(text: str, folder: str) -> str:
+    return os.path.join(folder, text)
 
 
 def _anchored_socket(value: Bind | EndpointAddress, folder: str) -> Bind | EndpointAddress:
@@ -280,17 +292,22 @@ _FORMS: dict[str, ScalarForm] = {form.name: form for form in (
     ScalarForm("text", "text", _LOOSE, plain),
     ScalarForm("line", "text", _LOOSE, line),
     ScalarForm("file", "the path of a file", _LOOSE, file_path, _anchored_file),
+    ScalarForm("file-path", "the path of a file", _LOOSE, file_path, _anchored),
     ScalarForm("bind", 'an address such as ":80", "127.0.0.1:8080", "[::1]:80" or "unix:/run/e.sock"', _TEXT,
                addresses.bind, _anchored_socket),
     ScalarForm("endpoint", 'an address such as "10.0.0.5:80", "[::1]:80" or "unix:/run/app.sock"', _TEXT,
                addresses.endpoint, _anchored_socket),
     ScalarForm("network", "a network such as 10.0.0.0/8", _TEXT, addresses.network),
+    ScalarForm("sni-pattern", 'a server name, or "*" for the rest', _LOOSE, addresses.sni_pattern),
     ScalarForm("host-pattern", "a host name", _LOOSE, addresses.host_pattern),
     ScalarForm("host", "a host name", _LOOSE, addresses.host_name),
     ScalarForm("authority", "a host name, with or without a port", _LOOSE, addresses.authority),
     ScalarForm("path", "a path such as /app", _TEXT, addresses.path),
     ScalarForm("prefix", "a path such as /app", _TEXT, addresses.prefix),
     ScalarForm("regex", "a regular expression", _LOOSE, regex),
+    ScalarForm("https-port", "true, false or a port", _or_variable(
+        {"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 65535}, {"enum": ["true", "false"]},
+        {"type": "string", "pattern": "^[1-9][0-9]{0,4}$"}), https_port),
     ScalarForm("method", "a method such as GET", _LOOSE, method),
     ScalarForm("matched-field", "the name of a header", _LOOSE, matched_field),
     ScalarForm("edited-field", "the name of a header", _LOOSE, edited_field),

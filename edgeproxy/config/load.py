@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeproxy.config.credentials import read_named
 from edgeproxy.config.model import Config, Listener, PathMatch, Route, Service
 from edgeproxy.config.nodes import Document, Node, compose
 from edgeproxy.config.problem import ConfigError, Problem, Problems, quoted
@@ -37,32 +38,37 @@ class Loaded:
     """Where a listener, route or service of this name stands; for warnings."""
 
 
-def load(paths: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Config:
-    """The configuration in these files and directories. Raises ConfigError with all problems."""
-    return read(paths, env).config
+def load(paths: Sequence[str | Path], env: Mapping[str, str] | None = None, now: float | None = None) -> Config:
+    """The configuration in these files and directories. Raises ConfigError with all problems.
+
+    `now` is unix seconds, for the dates of certificates; without it they are not judged.
+    """
+    return read(paths, env, now).config
 
 
-def load_text(text: str, name: str = "<config>", env: Mapping[str, str] | None = None) -> Config:
+def load_text(text: str, name: str = "<config>", env: Mapping[str, str] | None = None,
+              now: float | None = None) -> Config:
     """The configuration in this text; relative paths stay relative. Raises ConfigError with all problems."""
-    return read_text(text, name, env).config
+    return read_text(text, name, env, now).config
 
 
-def read(paths: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Loaded:
+def read(paths: Sequence[str | Path], env: Mapping[str, str] | None = None, now: float | None = None) -> Loaded:
     """As `load`, with sources and places."""
     problems = Problems()
     with _without_collector():
         documents, sources = read_documents(paths, problems)
-        return _assemble(documents, sources, problems, env)
+        return _assemble(documents, sources, problems, env, now)
 
 
-def read_text(text: str, name: str = "<config>", env: Mapping[str, str] | None = None) -> Loaded:
+def read_text(text: str, name: str = "<config>", env: Mapping[str, str] | None = None,
+              now: float | None = None) -> Loaded:
     """As `load_text`, with places."""
     problems = Problems()
     with _without_collector():
         document = decode(text.encode("utf-8", "surrogatepass"), name, problems, 0)
         if document is not None:
             document.folder = ""
-        return _assemble([document] if document else [], Sources(), problems, env)
+        return _assemble([document] if document else [], Sources(), problems, env, now)
 
 
 @contextmanager
@@ -77,7 +83,8 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _assemble(documents: list[Document], sources: Sources, problems: Problems, env: Mapping[str, str] | None) -> Loaded:
+def _assemble(documents: list[Document], sources: Sources, problems: Problems, env: Mapping[str, str] | None,
+              now: float | None) -> Loaded:
     whole = _Whole(unread=set(_GATHERED) if problems.found else set())
     names = _RouteNames()
     for document in documents:
@@ -88,12 +95,14 @@ def _assemble(documents: list[Document], sources: Sources, problems: Problems, e
             whole.unread.update(_GATHERED)
     _check_presence(documents, whole, problems)
     check(whole.entries, problems, whole.unread)
+    certificates = read_named(whole.entries, now)
     if problems.found:
         raise ConfigError(problems.sorted())
     listeners, routes, services = (whole.entries[kind] for kind in (Listener, Route, Service))
     config = Config(listeners={entry.name: entry.value for entry in listeners},
                     routes=tuple(entry.value for entry in routes),
-                    services={entry.name: entry.value for entry in services}, **whole.values)
+                    services={entry.name: entry.value for entry in services},
+                    certificates=certificates, **whole.values)
     places = {(kind, entry.name): entry for kind, found in whole.entries.items() for entry in found}
     return Loaded(config, sources, places)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 
+from edgeproxy.config.certificates import Certificate
+
 KIB = 1024
 MOST = 1_000_000_000
 """Bound of every count: far above any use, far below what would overflow anywhere."""
@@ -33,9 +35,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Only:
-    """The protocol of a listener that knows this key."""
+    """The protocols of a listener that know this key."""
 
-    protocol: str
+    protocols: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,15 @@ Span = Annotated[float, Form("duration", 0.001)]
 """Seconds, never 0."""
 Count = Annotated[int, Form("whole")]
 Weight = Annotated[int, Form("whole", 0, 1_000_000)]
-ForHttp = Only("http")
-ForTcp = Only("tcp")
+Network = Annotated[IPv4Network | IPv6Network, Form("network")]
+FilePath = Annotated[str, Form("file-path")]
+"""A file; relative to the configuration file, absolute after loading."""
+ForHttp = Only(("http", "https"))
+ForPlain = Only(("http",))
+ForHttps = Only(("https",))
+ForTcp = Only(("tcp",))
+ForTls = Only(("tls",))
+ForRelay = Only(("tcp", "tls"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +84,70 @@ class ListenerLimits:
     connections: Count = 0
     """Client connections at once; at the limit the kernel's queue holds the rest. 0: as many as descriptors allow."""
     header: Annotated[int, Form("size", 1, 16 * KIB * KIB), ForHttp] = 64 * KIB
-    """Size of a request head; a longer one is answered 431. (http)"""
+    """Size of a request head; a longer one is answered 431. (http, https)"""
     headers: Annotated[int, Form("whole", 1, 10_000), ForHttp] = 100
-    """Fields in a request head; more are answered 431. (http)"""
+    """Fields in a request head; more are answered 431. (http, https)"""
     body: Annotated[int, Form("size", 0, 1 << 50), ForHttp] = 0
-    """Size of a request body; a longer one is answered 413. 0: no limit. (http)"""
+    """Size of a request body; a longer one is answered 413. 0: no limit. (http, https)"""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerTimeouts:
+    handshake: Span = 10.0
+    """From the connection's first moment to the end of the TLS handshake (https), of the ClientHello (tls) and of the
+    PROXY protocol's header (every listener with proxy_protocol)."""
     header: Annotated[Span, ForHttp] = 10.0
-    """From the first byte of a request head to its last; 408 after that. (http)"""
+    """From the first byte of a request head to its last; 408 after that. (http, https)"""
     body: Annotated[Span, ForHttp] = 60.0
-    """Without a byte of the request body, or without the client taking a byte of the response. (http)"""
+    """Without a byte of the request body, or without the client taking a byte of the response. (http, https)"""
     idle: Duration | None = None
-    """Between requests of a connection (http, 75s); without a byte in either direction (tcp, 1h). 0: none."""
+    """Between requests of a connection (http and https, 75s); without a byte in either direction (tcp and tls, 1h).
+    0: none."""
     tunnel: Annotated[Duration, ForHttp] = 3600.0
-    """Without a byte in either direction after an upgrade such as WebSocket. 0: none. (http)"""
-    half_closed: Annotated[Duration, ForTcp] = 3600.0
-    """For the other direction to finish after one side has closed. 0: none. (tcp)"""
+    """Without a byte in either direction after an upgrade such as WebSocket. 0: none. (http, https)"""
+    half_closed: Annotated[Duration, ForRelay] = 3600.0
+    """For the other direction to finish after one side has closed. 0: none. (tcp, tls)"""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePair:
+    cert: FilePath
+    """PEM file: the certificate, then those that signed it, each before the next."""
+    key: FilePath
+    """PEM file with its private key, without a passphrase; only the proxy's user should be able to read it."""
+
+    def __str__(self) -> str:
+        return self.cert
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAuth:
+    ca: FilePath
+    """PEM file with the certificates of the authorities that sign those of clients."""
+    mode: Literal["require", "optional"] = "require"
+    """`require`: no handshake without a good certificate; `optional`: asked for, and checked if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTls:
+    certificates: tuple[CertificatePair, ...]
+    """A list; the names are read from the certificates, and the most specific match for the client's SNI wins: the name
+    itself, then `*.parent`. An ECDSA and an RSA certificate for the same name are both offered."""
+    default: FilePath | None = None
+    """The `cert` of the certificate that is shown when no SNI matches, or the client sends none. Without it such a
+    handshake is refused (unrecognized_name)."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest TLS version that is spoken."""
+    alpn: tuple[Literal["h2", "http/1.1"], ...] = ("h2", "http/1.1")
+    """What is offered, the best first."""
+    client_auth: ClientAuth | None = None
+    """Asks clients for a certificate. Subject and fingerprint go to the endpoint as X-Forwarded-Client-Cert."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocol:
+    trusted: Annotated[tuple[Network, ...], Key("from")]
+    """Networks and addresses of the peers that send a PROXY header (v1 or v2): they must, everybody else must not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +156,39 @@ class Listener:
     """The key of this map."""
     bind: Annotated[tuple[Annotated[Bind, Form("bind")], ...], OneOrList()]
     """Where to listen: `"host:port"`, `":port"`, `"[::1]:80"`, `"unix:/run/e.sock"`, or a list of these."""
-    protocol: Literal["http", "tcp"]
-    """`http` routes requests; `tcp` relays bytes to one service."""
+    protocol: Literal["http", "https", "tcp", "tls"]
+    """`http` and `https` route requests; `tcp` relays bytes to one service; `tls` relays encrypted bytes to the service
+    of the server name that the client asks for (SNI), and decrypts nothing."""
+    redirect_to_https: Annotated[bool | int, Form("https-port"), ForPlain] = False
+    """`true`: every request is answered 308 to the same host and path with https; a number: with that port. Routes are
+    not asked. (http)"""
+    tls: Annotated[ListenerTls | None, ForHttps] = None
+    """Certificates and what goes with them; required. (https)"""
     service: Annotated[Name | None, ForTcp] = None
-    """The service that gets every connection. (tcp)"""
-    trusted_proxies: Annotated[tuple[Annotated[IPv4Network | IPv6Network, Form("network")], ...], ForHttp] = ()
-    """Peers whose X-Forwarded-* are believed and extended; everybody else's are replaced. (http)"""
+    """The service that gets every connection; required. (tcp)"""
+    sni: Annotated[tuple[tuple[str, str], ...], Form("sni-pattern"), ForTls] = ()
+    """A map of server names to services, required: `a.example.com`, `*.example.com` (exactly one label), and `"*"` for
+    the rest and clients without SNI; without that they are closed. (tls)"""
+    proxy_protocol: ProxyProtocol | None = None
+    """Takes the client's address from a PROXY header before anything else."""
+    trusted_proxies: Annotated[tuple[Network, ...], ForHttp] = ()
+    """Peers whose X-Forwarded-* are believed and extended; everybody else's are replaced. (http, https)"""
     limits: ListenerLimits = field(default_factory=ListenerLimits)
     """Bounds for clients."""
     timeouts: ListenerTimeouts = field(default_factory=ListenerTimeouts)
     """How long a client may take."""
 
     @property
+    def routed(self) -> bool:
+        """Whether its clients send requests, which routes lead on (http, https)."""
+        return self.protocol in ForHttp.protocols
+
+    @property
     def idle_or_default(self) -> float:
         """Seconds of `timeouts.idle`, or what the protocol has without it; 0: none."""
         if self.timeouts.idle is not None:
             return self.timeouts.idle
-        return 75.0 if self.protocol == "http" else 3600.0
+        return 75.0 if self.routed else 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +286,7 @@ class Route:
     query: Annotated[tuple[tuple[str, str], ...], Form("line")] = ()
     """Query parameters that must have exactly these values."""
     listeners: tuple[Name, ...] | None = None
-    """Names of http listeners; default: every one."""
+    """Names of http and https listeners; default: every one."""
     service: Annotated[tuple[WeightedService, ...], OneOrList()] = ()
     """A service, or a weighted list. Exactly one of service, redirect and respond."""
     redirect: Redirect | None = None
@@ -303,11 +373,30 @@ class PoolLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceTls:
+    verify: Annotated[bool, Form("boolean")] = True
+    """Whether the endpoint's certificate is checked. `false` gives the connection to whoever answers."""
+    ca: FilePath | None = None
+    """PEM file with the authorities that may have signed it; default: those of the system."""
+    server_name: Annotated[str, Form("host")] | None = None
+    """The name that is asked for (SNI) and must be in the certificate; default: the endpoint's address."""
+    client_cert: CertificatePair | None = None
+    """The certificate that the proxy shows to endpoints that ask for one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     name: Name
     """The key of this map."""
     endpoints: tuple[EndpointAddress, ...] = ()
     """Addresses: `"10.0.0.5:80"`, `"[::1]:80"`, `"unix:/run/e.sock"`, or `{address: …, weight: 2, backup: true}`."""
+    protocol: Literal["http", "https", "h2", "h2c"] = "http"
+    """What its endpoints speak: `http` and `https` are HTTP/1.1 without and with TLS, `h2c` and `h2` are HTTP/2 without
+    and with TLS (gRPC needs one of these). Only for requests; a tcp or tls listener relays what it gets."""
+    tls: ServiceTls = ServiceTls()
+    """Of the connections to its endpoints. (https, h2)"""
+    send_proxy_protocol: Literal["v1", "v2"] | None = None
+    """Every connection to an endpoint begins with a PROXY header that has the client's address. (tcp, http, https)"""
     balance: Balance = Balance()
     """How an endpoint is picked: `round-robin`, `least-conn`, `source-hash`, `random`, `least-latency`;
     or `{hash: {header: x-user}}`, `{hash: {cookie: id}}`, `{hash: {query: q}}` or `{hash: path}`, for http only."""
@@ -347,3 +436,5 @@ class Config:
     """One line for each request or connection."""
     shutdown: Shutdown = Shutdown()
     """How the program ends."""
+    certificates: dict[tuple[str, str], Certificate] = field(default_factory=dict, compare=False, repr=False)
+    """What was read of each pair of cert and key. Not a key of the file."""

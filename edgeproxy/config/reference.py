@@ -28,7 +28,8 @@ services: {hello: {endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"]}}
 `1GiB` or a number of bytes; a *name* is a word of letters and digits with `-`, `_` and `.` in it. Text is taken as
 written: `no`, `012` and `22:22` are text where text is expected. `${NAME}` and `${NAME:-default}` come from the
 environment, `$${` is a literal `${`; within `[ ]` and `{ }` such a value is quoted. Relative paths are relative to the
-file. Addresses are IP addresses or `unix:/path`; names are not resolved, `localhost` means 127.0.0.1.
+file. Addresses are IP addresses or `unix:/path`; names are not resolved, `localhost` means 127.0.0.1. A key that is not
+required may also be given as `null`, which is as if it were left out.
 
 **Mistakes.** Whatever is not written here is refused: an unknown key, a key given twice, a value of the wrong kind, a
 name that nothing has. All mistakes are told at once, each with its place, and nothing is started or changed. An alias
@@ -39,6 +40,10 @@ name that nothing has. All mistakes are told at once, each with its place, and n
 _TITLES: dict[type, str] = {
     model.Config: "The file",
     model.Listener: "listeners.NAME",
+    model.ListenerTls: "listeners.NAME.tls",
+    model.CertificatePair: "listeners.NAME.tls.certificates[], services.NAME.tls.client_cert",
+    model.ClientAuth: "listeners.NAME.tls.client_auth",
+    model.ProxyProtocol: "listeners.NAME.proxy_protocol",
     model.ListenerLimits: "listeners.NAME.limits",
     model.ListenerTimeouts: "listeners.NAME.timeouts",
     model.Route: "routes[]",
@@ -51,6 +56,7 @@ _TITLES: dict[type, str] = {
     model.Retry: "routes[].retry",
     model.Service: "services.NAME",
     model.EndpointAddress: "services.NAME.endpoints[]",
+    model.ServiceTls: "services.NAME.tls",
     model.Eject: "services.NAME.eject",
     model.ServiceLimits: "services.NAME.limits",
     model.ServiceTimeouts: "services.NAME.timeouts",
@@ -68,6 +74,7 @@ _BEFORE: dict[type, str] = {
     model.WeightedService: "A name in one word is the same as `{name: …}`.",
 }
 _WORDS = {"whole": "number", "boolean": "`true` or `false`", "line": "text", "value": "text", "file": "file",
+          "file-path": "file", "https-port": "`true`, `false` or a port",
           "bind": "address", "endpoint": "address", "host-pattern": "host", "authority": "host, or host:port",
           "prefix": "path", "edited-field": "header", "matched-field": "header", "field": "header",
           "retry-condition": "`connect`, `reset`, `timeout` or a status"}
@@ -116,7 +123,7 @@ def _brief(shape: Shape) -> str:
         case ListOf():
             return f"list: {_brief(shape.item)}"
         case Pairs():
-            return "map: name and text"
+            return "map: name and service" if shape.name.form.name == "sni-pattern" else "map: name and text"
         case MapOf():
             return f"[map](#{_anchor(_TITLES[shape.kind])})"
         case Named():

@@ -9,10 +9,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from edgeproxy.config.model import Bind, Listener, PathMatch, Redirect, Rewrite, Route, Service
+from edgeproxy.config.addresses import sni_pattern
+from edgeproxy.config.model import Bind, Listener, ListenerTls, PathMatch, Redirect, Rewrite, Route, Service
 from edgeproxy.config.nodes import Node
 from edgeproxy.config.problem import Problems, quoted
-from edgeproxy.config.shapes import MERGE, Entry, MapOf
+from edgeproxy.config.shapes import MERGE, Entry, MapOf, is_null
 from edgeproxy.config.tree import map_of
 
 _LEADS = ("service", "redirect", "respond")
@@ -22,6 +23,16 @@ _NEW_PLACE = ("scheme", "host", "port", "path", "prefix")
 _MATCH = ("host", "path", "methods", "headers", "query", "listeners")
 _GROUP = re.compile(r"\$([0-9]{1,4})")
 _NO_BODY = (204, 205, 304)
+NEEDED = {"tcp": "service", "tls": "sni", "https": "tls"}
+"""The key without which a listener of this protocol is nothing."""
+_INSTEAD = {("service", "http"): "; write routes that lead to services",
+            ("service", "https"): "; write routes that lead to services",
+            ("service", "tls"): '; write sni: {"*": NAME}',
+            ("tls", "http"): "; is protocol: https meant?",
+            ("tls", "tls"): ", and decrypts nothing; is protocol: https meant?",
+            ("sni", "tcp"): "; is protocol: tls meant?",
+            ("redirect_to_https", "https"): " already"}
+"""(key, protocol of the listener that has it) -> what may have been meant."""
 
 Matches = dict[object, list[tuple[Entry, frozenset[str]]]]
 
@@ -55,8 +66,10 @@ def check(entries: Mapping[type, list[Entry]], problems: Problems, unread: Colle
     for entry in _readable(entries[Listener]):
         _check_listener(entry, services)
     _binds_once(entries[Listener])
+    for entry in _readable(entries[Service]):
+        _check_service(entry)
     http = frozenset(name for name, entry in listeners.entries.items()
-                     if entry.value is None or "protocol" in entry.bad or entry.value.protocol == "http")
+                     if entry.value is None or "protocol" in entry.bad or entry.value.routed)
     matches: Matches = {}
     for entry in _readable(entries[Route]):
         _check_leads(entry)
@@ -99,7 +112,8 @@ def _readable(entries: Iterable[Entry]) -> Iterable[Entry]:
 
 
 def _keys(node: Node) -> set[str]:
-    return {str(name.value) for name, _ in node.value} if node.id == "mapping" else set()
+    """Those with a value: null is as if it were not there."""
+    return {str(name.value) for name, value in node.value if not is_null(value)} if node.id == "mapping" else set()
 
 
 def _names_once(entries: Iterable[Entry], word: str) -> None:
@@ -118,31 +132,72 @@ def _check_listener(entry: Entry, services: _Names) -> None:
     if "protocol" in entry.bad:
         return
     _refuse_other_protocol(entry, map_of(Listener), entry.node, listener.protocol)
-    if listener.protocol != "tcp" or "service" in entry.bad:
+    _check_handshake(entry)
+    if not entry.bad.isdisjoint((*NEEDED.values(), MERGE)):
         return
-    if listener.service is None:
+    if listener.protocol == "tcp" and listener.service is None:
         entry.document.refuse(entry.node, "a tcp listener leads to one service: write service: NAME")
-        return
-    node = find(entry.node, "service")
-    services.check(entry, node, listener.service)
-    named = services.entries.get(listener.service)
+    elif listener.protocol == "tls" and not listener.sni:
+        entry.document.refuse(find(entry.node, "sni"), "a tls listener leads to services by the server name that the "
+                                                       "client asks for: write sni: {a.example.com: NAME}")
+    elif listener.protocol == "https" and listener.tls is None:
+        entry.document.refuse(entry.node, "an https listener needs a certificate: write "
+                                          "tls: {certificates: [{cert: FILE, key: FILE}]}")
+    elif listener.protocol == "tcp" and listener.service is not None:
+        _check_relay(entry, find(entry.node, "service"), listener.service, services)
+    elif listener.protocol == "tls":
+        for pattern, name in listener.sni:
+            _check_relay(entry, _behind(find(entry.node, "sni"), pattern), name, services)
+    elif listener.tls is not None:
+        _check_default(entry, listener.tls)
+
+
+def _check_relay(entry: Entry, node: Node, name: str, services: _Names) -> None:
+    """What a relayed connection leads to."""
+    services.check(entry, node, name)
+    named = services.entries.get(name)
     service: Service | None = named.value if named is not None else None
     if service is not None and service.balance.source is not None:
         entry.document.refuse(node, f"the service {quoted(service.name)} balances by {service.balance.source}, "
-                                    "which only requests have; use source-hash for tcp")
+                                    f"which only requests have; use source-hash for {entry.value.protocol}")
+
+
+def _behind(node: Node, pattern: str) -> Node:
+    """The value of a server name, which may be written in another case."""
+    found = (value for name, value in node.value if sni_pattern(str(name.value)) == pattern)
+    return next(found, node) if node.id == "mapping" and not any("$" in str(n.value) for n, _ in node.value) else node
+
+
+def _check_handshake(entry: Entry) -> None:
+    node = find(entry.node, "timeouts")
+    protocol = entry.value.protocol
+    if protocol not in ("https", "tls") and "handshake" in _keys(node) and "proxy_protocol" not in entry.bad \
+            and entry.value.proxy_protocol is None:
+        entry.document.refuse(key_of(node, "handshake"), f"this {protocol} listener has no handshake: the key is for "
+                                                         "https, tls, and listeners with proxy_protocol")
+
+
+def _check_default(entry: Entry, tls: ListenerTls) -> None:
+    if tls.default is None or any(pair.cert == tls.default for pair in tls.certificates):
+        return
+    certs = [pair.cert for pair in tls.certificates]
+    near = entry.document.problems.guess(tls.default, certs)
+    advice = f"did you mean {quoted(near)}?" if near else f"such as {quoted(certs[0])}"
+    entry.document.refuse(find(entry.node, "tls", "default"),
+                          f"default is the cert of one of this listener's certificates, {advice}")
 
 
 def _refuse_other_protocol(entry: Entry, shape: MapOf, node: Node, protocol: str) -> None:
-    """Keys that only the other protocol knows, in the listener and in its maps."""
+    """Keys that only other protocols know, in the listener and in its maps."""
     if node.id != "mapping":
         return
     for key_node, value_node in node.value:
         part = shape.parts.get(key_node.value) if key_node.id == "scalar" else None
-        if part is None:
+        if part is None or is_null(value_node):
             continue
-        if part.protocol not in (None, protocol):
-            advice = "; write routes that lead to services" if part.key == "service" else ""
-            entry.document.refuse(key_node, f"{quoted(part.key)} is for {part.protocol} listeners, "
+        if part.protocols and protocol not in part.protocols:
+            advice = _INSTEAD.get((part.key, protocol), "")
+            entry.document.refuse(key_node, f"{quoted(part.key)} is for {' and '.join(part.protocols)} listeners, "
                                             f"this one is {protocol}{advice}")
         elif isinstance(part.shape, MapOf):
             _refuse_other_protocol(entry, part.shape, value_node, protocol)
@@ -177,6 +232,33 @@ def _taken(bind: Bind, taken: Bind, entry: Entry, other: Entry) -> str:
     if bind == taken:
         return f"{bind} is taken by {who}"
     return f"{bind} and {taken} cannot both be listened on, and {taken} is taken by {who}"
+
+
+# services
+
+def _check_service(entry: Entry) -> None:
+    service: Service = entry.value
+    if not entry.bad.isdisjoint(("protocol", "tls", MERGE)):
+        return
+    keys = _keys(entry.node)
+    node = find(entry.node, "tls")
+    if service.protocol not in ("https", "h2"):
+        if "tls" in keys:
+            entry.document.refuse(key_of(entry.node, "tls"), "tls is for services with protocol: https or h2; this one "
+                                                             f"speaks {service.protocol}, which is not encrypted")
+    elif not service.tls.verify and service.tls.ca is not None:
+        entry.document.refuse(key_of(node, "ca"), "with verify: false nothing is checked, and ca has no effect")
+    elif service.tls.verify and service.tls.server_name is None and "endpoints" not in entry.bad:
+        for position, endpoint in enumerate(service.endpoints):
+            if endpoint.path:
+                entry.document.refuse(find(entry.node, "endpoints", position, "address"),
+                                      "a unix socket has no name to check in the certificate; write "
+                                      "tls: {server_name: NAME}")
+                break
+    if service.protocol in ("h2", "h2c") and service.send_proxy_protocol is not None:
+        entry.document.refuse(key_of(entry.node, "send_proxy_protocol"),
+                              "a connection of HTTP/2 carries requests of many clients, and a PROXY header names one; "
+                              f"leave it out, or do without {service.protocol}")
 
 
 # routes
@@ -252,7 +334,7 @@ def _check_edits(entry: Entry) -> None:
 
 
 def _check_names(entry: Entry, listeners: _Names, http: frozenset[str], services: _Names) -> None:
-    """Services and listeners that are named exist, and the listeners speak http."""
+    """Services and listeners that are named exist, and the listeners take requests."""
     route: Route = entry.value
     for position, part in enumerate(route.service):
         if part.name not in services.entries:
@@ -263,7 +345,8 @@ def _check_names(entry: Entry, listeners: _Names, http: frozenset[str], services
         node = find(entry.node, "listeners", position)
         listeners.check(entry, node, name)
         if name in listeners.entries:
-            entry.document.refuse(node, f"routes are for http listeners; {quoted(name)} is a tcp listener")
+            entry.document.refuse(node, f"routes are for http and https listeners; {quoted(name)} is a "
+                                        f"{listeners.entries[name].value.protocol} listener")
 
 
 def _match_once(entry: Entry, http: frozenset[str], matches: Matches) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeproxy.config import model
+from edgeproxy.config.rules import NEEDED
 from edgeproxy.config.shapes import Choice, ListOf, MapOf, Pairs, Part, Scalar, Shape, ShortOr
 from edgeproxy.config.tree import map_of, root
 
@@ -21,6 +22,8 @@ FILE = "edgeproxy.schema.json"
 _VARIABLE = {"type": "string", "pattern": r"\$\{",
              "description": "A value from the environment: ${NAME} or ${NAME:-default}."}
 
+_GIVEN = {"not": {"type": "null"}}
+
 
 def json_schema() -> dict[str, Any]:
     """The schema of a whole file."""
@@ -28,8 +31,9 @@ def json_schema() -> dict[str, Any]:
     top["required"] = ["listeners"]
     definitions: dict[str, Any] = {shape.kind.__name__: _map_schema(shape, {}) for shape in all_maps()[1:]}
     definitions["variable"] = _VARIABLE
-    definitions["Listener"]["allOf"] = [_for_protocol("http"), _for_protocol("tcp")]
-    definitions["Route"]["oneOf"] = [{"required": [key]} for key in ("service", "redirect", "respond")]
+    definitions["Listener"]["allOf"] = [_for_protocol(protocol) for protocol in ("http", "https", "tcp", "tls")]
+    definitions["Route"]["oneOf"] = [
+        {"required": [key], "properties": {key: _GIVEN}} for key in ("service", "redirect", "respond")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeproxy configuration", **top,
             "$defs": dict(sorted(definitions.items()))}
 
@@ -53,12 +57,19 @@ def all_maps() -> list[MapOf]:
 def _map_schema(shape: MapOf, maps: dict[str, MapOf]) -> dict[str, Any]:
     properties = {}
     for part in shape.parts.values():
-        schema = part.shape.schema(maps)
+        schema = part.shape.schema(maps) if part.required else _or_null(part.shape.schema(maps))
         words = doc_of(shape.kind, part.name)
         properties[part.key] = {**schema, **({"description": words} if words else {}), **_default(part)}
     required = [part.key for part in shape.parts.values() if part.required]
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**schema, "required": required} if required else schema
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a key that may be left out: null does the same."""
+    if schema.keys() == {"anyOf"}:
+        return {"anyOf": [*schema["anyOf"], {"type": "null"}]}
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _default(part: Part) -> dict[str, Any]:
@@ -69,10 +80,12 @@ def _default(part: Part) -> dict[str, Any]:
 def _for_protocol(protocol: str) -> dict[str, Any]:
     """What a listener of this protocol may not have."""
     parts = map_of(model.Listener).parts.values()
-    others = {part.key: False for part in parts if part.protocol not in (None, protocol)}
+    others: dict[str, Any] = {part.key: {"type": "null"} for part in parts
+                              if part.protocols and protocol not in part.protocols}
     then: dict[str, Any] = {"properties": others}
-    if protocol == "tcp":
-        then["required"] = ["service"]
+    if protocol in NEEDED:
+        then["required"] = [NEEDED[protocol]]
+        others[NEEDED[protocol]] = _GIVEN
     return {"if": {"properties": {"protocol": {"const": protocol}}}, "then": then}
 
 

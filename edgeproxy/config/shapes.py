@@ -146,7 +146,7 @@ class Choice(Shape):
         if text is None:
             return BAD
         if text not in self.options:
-            guess = None if text.isdigit() else reader.document.problems.guess(text, self.options)
+            guess = None if not any(map(str.isalpha, text)) else reader.document.problems.guess(text, self.options)
             advice = f', did you mean "{guess}"?' if guess else f"; write {self.words}"
             reader.document.refuse(node, f"unknown value {quoted(text)}{advice}")
             return BAD
@@ -242,8 +242,8 @@ class Part:
     shape: Shape
     required: bool = False
     default: Any = None
-    protocol: str | None = None
-    """The only protocol of a listener that knows it."""
+    protocols: tuple[str, ...] = ()
+    """Of the listeners that know it; empty: all."""
 
 
 class MapOf(Shape):
@@ -293,6 +293,8 @@ class MapOf(Shape):
                 refuse_twice(reader, key_node, part.key, seen[part.key])
                 continue
             seen[part.key] = key_node
+            if is_null(value_node) and not part.required:
+                continue  # as if it were left out
             value = part.shape.read(reader, value_node)
             if value is BAD:
                 bad.add(part.key)
@@ -407,6 +409,11 @@ class OneKey(Shape):
     def schema(self, maps: dict[str, MapOf]) -> dict[str, Any]:
         return {"anyOf": [{"type": "object", "properties": {key: shape.schema(maps)}, "required": [key],
                            "additionalProperties": False} for key, shape in self.options.items()]}
+
+
+def is_null(node: Node) -> bool:
+    """The word, not just nothing: a key whose value was forgotten is a mistake."""
+    return node.id == "scalar" and node.value in ("null", "~") and not node.style and not node.tag
 
 
 def refuse_twice(reader: Reader, node: Node, key: str, first: Node) -> None:

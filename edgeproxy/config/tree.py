@@ -38,18 +38,20 @@ def _parts(kind: Any, only: tuple[str, ...] = ()) -> Iterator[Part]:
     for field in dataclasses.fields(kind):
         if field.name == "name" and kind in (model.Listener, model.Service):
             continue  # the key of the map they are in
+        if field.name == "certificates" and kind is model.Config:
+            continue  # no key of the file: what was read from those that it names
         if only and field.name not in only:
             continue
         marks = _marks(hints[field.name])
         key = next((mark.word for mark in marks if isinstance(mark, Key)), field.name)
-        protocol = next((mark.protocol for mark in marks if isinstance(mark, Only)), None)
+        protocols = next((mark.protocols for mark in marks if isinstance(mark, Only)), ())
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         required = default is dataclasses.MISSING and not (kind is model.Route and field.name == "name")
         may_be_empty = kind is model.Service and field.name == "endpoints"
         shape = _shape(hints[field.name], may_be_empty)
-        yield Part(key, field.name, shape, required, None if default is dataclasses.MISSING else default, protocol)
+        yield Part(key, field.name, shape, required, None if default is dataclasses.MISSING else default, protocols)
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:
@@ -86,6 +88,8 @@ def _pairs(form: Form) -> Pairs:
     name = scalar_form(form.word, 0, 0)
     if form.word == "line":
         return Pairs(name, name, folded=False)
+    if form.word == "sni-pattern":
+        return Pairs(name, scalar_form("name", 0, 0), folded=True)
     return Pairs(name, scalar_form("value", 0, 0), folded=True)
 
 

@@ -128,7 +128,9 @@ def test_the_listener_is_that_of_the_port(config: Config, url: str, listener: st
 
 
 @pytest.mark.parametrize(("url", "problem"), [
-    ("https://x/", "no listener speaks https: TLS is not built yet"),
+    ("https://x/", "no listener on port 443; there is web :8080 http, inner 127.0.0.1:8081 http, pg :5432 tcp"),
+    ("https://x:8080/", "this listener speaks http, and https does not get through"),
+    ("tls://x", "no listener on port 443; there is web :8080 http, inner 127.0.0.1:8081 http, pg :5432 tcp"),
     ("http://x:99/", "no listener on port 99; there is web :8080 http, inner 127.0.0.1:8081 http, pg :5432 tcp")])
 def test_no_listener(config: Config, url: str, problem: str) -> None:
     answer = ask(config, url)

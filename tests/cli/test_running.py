@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -146,9 +147,10 @@ def test_proxy_tells_what_names_are_and_uses_the_first_that_answers(backends: di
 
 
 @pytest.mark.parametrize(("listen", "to", "status", "message"), [
-    (":8080", "https://a.example", 2,
-     "--to https://a.example: https to the backend is not built yet; http:// and plain addresses are"),
-    (":8080", "ftp://a.example", 2, "--to ftp://a.example: ftp is not spoken; http:// and plain addresses are"),
+    (":8080", "https://unix:/run/app.sock", 2,
+     "--to https://unix:/run/app.sock: a unix socket has no name to check in a certificate; write a file for that"),
+    (":8080", "ftp://a.example", 2,
+     "--to ftp://a.example: ftp is not spoken; http://, https:// and plain addresses are"),
     (":8080", "localhost:3000/path", 2,
      "--to localhost:3000/path: only a host and a port can be given; paths are changed by a file with rewrite"),
     (":8080", "localhost:99999", 2,
@@ -184,6 +186,19 @@ def test_an_address_given_twice_is_one_endpoint() -> None:
     assert lines == ["http://10.0.0.5:80 is 10.0.0.5:80"]
 
 
+def test_https_to_the_backend() -> None:
+    config, lines = one_line_config("8080", ["https://localhost", "https://localhost:8443/"], "json")
+    service, [route] = config.services["upstream"], config.routes
+    assert (service.protocol, service.tls.server_name, service.tls.verify) == ("https", "localhost", True)
+    assert {e.port for e in service.endpoints} == {443, 8443} and route.rewrite.host == "localhost"
+    assert lines[-1] == "requests go on with Host: localhost"
+    config, lines = one_line_config("8080", ["https://10.0.0.5"], "json")
+    assert config.services["upstream"].tls.server_name is None and config.routes[0].rewrite.host is None
+    for to in (["https://localhost", "http://localhost"], ["https://localhost", "https://127.0.0.1"]):
+        with pytest.raises(ValueError, match="all are https with one and the same name, or none is"):
+            one_line_config("8080", to, "json")
+
+
 # ---- demo
 
 def test_demo_s_curl_lines_work_as_printed() -> None:
@@ -193,13 +208,17 @@ def test_demo_s_curl_lines_work_as_printed() -> None:
         it.line("ctrl-C ends it")
         shown = list(it.lines["out"])
         lines = {line.split("  ")[1]: line for line in shown if line.startswith("  curl ")}
-        assert len(lines) == 7
+        assert len(lines) == 10
         first = [line.split(" -> ")[1] for line in shown if line.startswith("GET http://127.0.0.1:")]
+        secure = [line.split(" -> ")[1] for line in shown if line.startswith("GET https://127.0.0.1:")]
+        assert len(secure) == 1 and secure[0].startswith("200 ")
         assert len(first) == 3 and all(answer.startswith("200 ") for answer in first)
         answers = [subprocess.run(["curl", "-s", "-S", "--max-time", "10", *shlex.split(command)[1:]],
                                   capture_output=True, text=True, timeout=20) for command in lines]
-        assert [answer.returncode for answer in answers] == [0] * 7, [answer.stderr for answer in answers]
-        catch_all, amber, blue, echo, moved, ping, relayed = (answer.stdout for answer in answers)
+        assert [answer.returncode for answer in answers] == [0] * 10, [answer.stderr for answer in answers]
+        catch_all, amber, blue, echo, moved, ping, encrypted, h2, checked, relayed = (answer.stdout for answer in answers)
+        assert " got GET /\n" in encrypted and "X-Forwarded-Proto: https" in encrypted
+        assert (h2, checked) == ("hello", "pong\n")
         assert " got GET /\n" in catch_all and "X-Forwarded-For: 127.0.0.1" in catch_all
         assert amber.startswith("amber got GET /hello\n")
         assert blue.startswith("blue got GET /\n") and "Host: blue.example" in blue
@@ -212,9 +231,10 @@ def test_demo_s_curl_lines_work_as_printed() -> None:
 
 
 def test_demo_takes_other_ports_if_its_own_are_taken() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        taken = [str(server.getsockname()[1]) for server in (one, other)]
-        with running("demo", "--port", taken[0], "--tcp-port", taken[1]) as it:
+    with ExitStack() as servers:
+        some = [servers.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        taken = [str(server.getsockname()[1]) for server in some]
+        with running("demo", "--port", taken[0], "--https-port", taken[1], "--tcp-port", taken[2]) as it:
             it.line("ctrl-C ends it")
             for number in taken:
                 it.line(f"port {number} cannot be had, taking ")
@@ -222,7 +242,7 @@ def test_demo_takes_other_ports_if_its_own_are_taken() -> None:
 
 
 def test_demo_echoes_websocket_frames(port: int) -> None:
-    with running("demo", "--port", str(port), "--tcp-port", "0") as it:
+    with running("demo", "--port", str(port), "--https-port", "0", "--tcp-port", "0") as it:
         it.line("ctrl-C ends it")
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as file:
             sock.sendall(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

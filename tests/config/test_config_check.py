@@ -46,7 +46,7 @@ def test_with_the_line_and_without_places() -> None:
 
 def test_listeners_and_routes_without_each_other() -> None:
     assert warned('listeners: {db: {bind: ":5432", protocol: tcp, service: app}}\n' + SERVICES + "routes: [{service: app}]") == [
-        "c.yaml:3:10: warning: there are routes, but no http listener that could use them"]
+        "c.yaml:3:10: warning: there are routes, but no listener that could use them"]
     assert warned(LISTENERS + SERVICES + "routes: [{service: app, listeners: [web]}]") == [
         'c.yaml:1:51: warning: no route is for the listener "other": it answers 404 to everything']
     assert warned('listeners: {db: {bind: ":5432", protocol: tcp, service: app}}\n' + SERVICES) == []

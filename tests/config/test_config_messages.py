@@ -53,7 +53,7 @@ conf.yaml:7:11: 0.0.0.0:80 and :80 cannot both be listened on, and :80 is taken 
 conf.yaml:9:14: no service is named "postgre", did you mean "postgres"?
       service: postgre
                ^
-conf.yaml:10:5: "trusted_proxies" is for http listeners, this one is tcp
+conf.yaml:10:5: "trusted_proxies" is for http and https listeners, this one is tcp
       trusted_proxies: [10.0.0.1/8]
       ^
 conf.yaml:10:23: "10.0.0.1/8" has bits set behind the mask, did you mean "10.0.0.0/8"?
@@ -86,7 +86,7 @@ conf.yaml:21:17: "tomcat" is a name: names are not resolved; write an IP address
 conf.yaml:21:30: "10.0.0.1" has no port; write "10.0.0.1:80"
       endpoints: [tomcat:8080, "10.0.0.1"]
                                ^
-conf.yaml:22:5: unknown key "health"; known here: endpoints, balance, eject, limits, timeouts, pool
+conf.yaml:22:5: unknown key "health"; known here: endpoints, protocol, tls, send_proxy_protocol, balance, eject, limits, timeouts, pool
       health: {}
       ^
 conf.yaml:24:3: the service "app" is given twice, first in line 20
@@ -117,12 +117,12 @@ conf.yaml:24:3: the service "app" is given twice, first in line 20
      conf.yaml:1:18: "bind" and "protocol" are missing here
        listeners: {web: {}}
                         ^"""),
-    ("listeners: {web: {bind: , protocol: https}}", """\
+    ("listeners: {web: {bind: , protocol: httq}}", """\
      conf.yaml:1:25: no value; expected an address such as ":80", "127.0.0.1:8080", "[::1]:80" or "unix:/run/e.sock"
-       listeners: {web: {bind: , protocol: https}}
+       listeners: {web: {bind: , protocol: httq}}
                                ^
-     conf.yaml:1:37: unknown value "https", did you mean "http"?
-       listeners: {web: {bind: , protocol: https}}
+     conf.yaml:1:37: unknown value "httq", did you mean "http"?
+       listeners: {web: {bind: , protocol: httq}}
                                            ^"""),
     ("listeners: {web: {bind: ':80', protocol: tcp}}", """\
      conf.yaml:1:18: a tcp listener leads to one service: write service: NAME
@@ -132,7 +132,7 @@ conf.yaml:24:3: the service "app" is given twice, first in line 20
      conf.yaml:1:48: "service" is for tcp listeners, this one is http; write routes that lead to services
        listeners: {web: {bind: ':80', protocol: http, service: a, timeouts: {half_closed: 1s}}}
                                                       ^
-     conf.yaml:1:71: "half_closed" is for tcp listeners, this one is http
+     conf.yaml:1:71: "half_closed" is for tcp and tls listeners, this one is http
        listeners: {web: {bind: ':80', protocol: http, service: a, timeouts: {half_closed: 1s}}}
                                                                              ^"""),
     ("listeners: {web: {bind: ':80', bind: ':81', protocol: http}}", """\
@@ -245,7 +245,7 @@ TWO = ONE + 'services: {app: {endpoints: ["10.0.0.1:80"]}}\nroutes:\n'
      conf.yaml:4:30: no listener is named "wob", did you mean "web"?
        - {service: app, listeners: [wob, db]}
                                     ^
-     conf.yaml:4:35: routes are for http listeners; "db" is a tcp listener
+     conf.yaml:4:35: routes are for http and https listeners; "db" is a tcp listener
        - {service: app, listeners: [wob, db]}
                                          ^"""),
     ("- {service: nothing-like-it}", """\

@@ -4,19 +4,34 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from pems import pem
 
+from edgeproxy import cli
 from edgeproxy.config import model, reference, schema
-from edgeproxy.config.check import warnings
-from edgeproxy.config.load import ConfigError, load_text, read
+from edgeproxy.config.load import ConfigError, load_text
 from edgeproxy.config.shapes import MapOf
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "conf").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What GOOD names."""
+    made = tmp_path_factory.mktemp("schema")
+    pem("a.example").write(made, "a")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +60,20 @@ def test_every_key_says_what_it_is(shape: MapOf) -> None:
 def test_every_field_of_the_model_can_be_written() -> None:
     reached = {shape.kind: {part.name for part in shape.parts.values()} for shape in schema.all_maps()}
     marks = {model.Form, model.Key, model.Only, model.OneOrList}
-    special = {model.Bind, model.PathMatch, model.Balance}  # short forms; test_config_values.py writes all of them
+    special = {model.Bind, model.PathMatch, model.Balance, model.Certificate}  # short forms; test_config_values.py writes all of them
     for kind in vars(model).values():
         if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in marks | special:
             names = {field.name for field in dataclasses.fields(kind)}
             names -= {"name"} if kind in (model.Listener, model.Service) else set()
             names -= {"host", "port", "path"} if kind is model.EndpointAddress else set()
+            names -= {"certificates"} if kind is model.Config else set()  # what was read, no key
             assert names <= reached[kind], kind
 
 
 def test_defaults_of_the_schema_are_those_of_the_model() -> None:
     """Every default, written into a file, gives what leaving it out gives."""
     document = schema.json_schema()["$defs"]
-    listener: dict[str, Any] = {"bind": ":80", "protocol": "http"}
+    listener: dict[str, Any] = {"bind": ":80", "protocol": "http", **defaults(document["Listener"])}
     service: dict[str, Any] = {"endpoints": [{"address": "10.0.0.1:80", **defaults(document["EndpointAddress"])}]}
     route: dict[str, Any] = {**defaults(document["Route"]), "service": "s"}
     for target, kinds in ((listener, {"limits": "ListenerLimits", "timeouts": "ListenerTimeouts"}),
@@ -66,7 +82,8 @@ def test_defaults_of_the_schema_are_those_of_the_model() -> None:
                            {"eject": "Eject", "limits": "ServiceLimits", "timeouts": "ServiceTimeouts",
                             "pool": "PoolLimits"})):
         target.update({key: defaults(document[kind]) for key, kind in kinds.items()})
-    listener["timeouts"].pop("half_closed")  # tcp only
+    listener["timeouts"].pop("half_closed")  # tcp and tls only
+    listener["timeouts"].pop("handshake")  # there is none here
     service |= defaults(document["Service"])
     written = {"listeners": {"l": listener}, "routes": [route], "services": {"s": service},
                "access_log": defaults(document["AccessLog"]),
@@ -80,13 +97,24 @@ def defaults(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_load_without_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_load_without_a_warning(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    """With the certificates that the lines in their comments make, as they stand there."""
     for name in ("ADDRESS", "PORT", "BACKEND", "CONNECT_TIMEOUT", "AT_ONCE", "LOG_FORMAT"):
         monkeypatch.delenv(name, raising=False)
-    loaded = read([path])
-    assert warnings(loaded.config, loaded.places) == []
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first == f"# yaml-language-server: $schema={schema.FILE}"
+    monkeypatch.chdir(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    copy = tmp_path / "conf" / path.name
+    copy.parent.mkdir()
+    copy.write_text(text, encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("#   edgeproxy cert"):
+            assert cli.main(shlex.split(line)[2:]) == 0
+    capsys.readouterr()
+    assert cli.main(["check", "-c", str(copy)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and ": ok (" in said.out
+    assert text.splitlines()[0] == f"# yaml-language-server: $schema={schema.FILE}"
     assert (path.parent / schema.FILE).is_file()
 
 
@@ -100,7 +128,13 @@ GOOD: dict[str, Any] = {
         "web": {"bind": [":80", "unix:/run/e.sock"], "protocol": "http", "trusted_proxies": ["10.0.0.0/8"],
                 "limits": {"connections": 5, "header": "64KiB", "body": "${BODY:-0}"},
                 "timeouts": {"idle": "75s", "tunnel": 0}},
-        "db": {"bind": "127.0.0.1:5432", "protocol": "tcp", "service": "app", "timeouts": {"half_closed": 1.5}}},
+        "db": {"bind": "127.0.0.1:5432", "protocol": "tcp", "service": "app", "timeouts": {"half_closed": 1.5}},
+        "to": {"bind": ":81", "protocol": "http", "redirect_to_https": 8443, "tls": None, "sni": None, "service": None},
+        "secure": {"bind": ":443", "protocol": "https", "proxy_protocol": {"from": ["10.0.0.0/8", "::1"]},
+                   "tls": {"certificates": [{"cert": "a.crt", "key": "a.key"}], "default": "a.crt", "min_version": "1.3",
+                           "alpn": ["h2"], "client_auth": {"ca": "a.crt", "mode": "optional"}},
+                   "timeouts": {"handshake": "3s", "header": 5}},
+        "pass": {"bind": ":444", "protocol": "tls", "sni": {"a.example": "app", "*.b.example": "app", "*": "app"}}},
     "routes": [
         {"service": "app"}, {"service": ["app", {"name": "app2", "weight": 0}], "path": "/x"},
         {"path": {"exact": "/ping"}, "respond": {"status": 200, "body": "pong"}},
@@ -112,6 +146,9 @@ GOOD: dict[str, Any] = {
         "app": {"endpoints": ["10.0.0.1:80", {"address": "10.0.0.2:80", "weight": "${W:-2}", "backup": True}],
                 "balance": "least-conn",
                 "eject": {"failures": 3, "for": "10s"}},
+        "inner": {"protocol": "https", "endpoints": ["10.0.0.1:443"], "send_proxy_protocol": "v2",
+                  "tls": {"verify": True, "ca": None, "server_name": "a.example", "client_cert": None}},
+        "rpc": {"protocol": "h2c", "tls": None},
         "app2": {"balance": {"hash": {"header": "x-user"}}, "endpoints": []}, "app3": {"balance": {"hash": "path"}}},
     "access_log": {"path": "-", "format": "off"}, "shutdown": {"drain": "30s"},
 }
@@ -126,6 +163,16 @@ def test_a_good_file_is_good_for_both(validator: Any) -> None:
 
 @pytest.mark.parametrize(("way", "value"), [
     (("odd",), 1), (("listeners", "web", "odd"), 1), (("listeners", "web", "protocol"), "https"),
+    (("listeners", "web", "protocol"), "httpx"), (("listeners", "web", "tls"), {"certificates": []}),
+    (("listeners", "to", "redirect_to_https"), 0), (("listeners", "to", "redirect_to_https"), "yes"),
+    (("listeners", "secure", "redirect_to_https"), True), (("listeners", "secure", "tls"), None),
+    (("listeners", "secure", "tls", "certificates"), []), (("listeners", "secure", "tls", "certificates", 0, "key"), None),
+    (("listeners", "secure", "tls", "min_version"), 1.1), (("listeners", "secure", "tls", "alpn"), "h2"),
+    (("listeners", "secure", "tls", "client_auth", "mode"), "maybe"), (("listeners", "secure", "proxy_protocol"), {}),
+    (("listeners", "secure", "timeouts", "handshake"), 0), (("listeners", "pass", "sni"), []),
+    (("listeners", "pass", "sni"), {"a.example": {}}), (("listeners", "pass", "limits"), {"body": 1, "odd": 2}),
+    (("services", "inner", "protocol"), "h3"), (("services", "inner", "tls", "verify"), "no"),
+    (("services", "inner", "tls", "odd"), 1), (("services", "inner", "send_proxy_protocol"), 2),
     (("listeners", "web", "bind"), []), (("listeners", "web", "bind"), {}),
     (("listeners", "web", "service"), "app"), (("listeners", "db", "trusted_proxies"), ["10.0.0.0/8"]),
     (("listeners", "web", "limits", "header"), "64KB"), (("listeners", "web", "limits", "header"), 0),

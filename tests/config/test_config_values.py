@@ -69,7 +69,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "5 s", "-1s", "1d", "s", "1e3", "inf", "nan", "1h30m", "٣s", "9000h", "0.5ms", "~", "''", "[1]", ".5", "5S",
+    "5 s", "-1s", "1d", "s", "1e3", "inf", "nan", "1h30m", "٣s", "9000h", "0.5ms", "", "''", "[1]", ".5", "5S",
 ])
 def test_not_durations(text: str) -> None:
     refused(f"{BASE}routes: [{{service: app, timeouts: {{response: {text}}}}}]")
