@@ -59,6 +59,10 @@ class _Decoder:
         """Part of a head has come."""
         return self._partial is not None
 
+    def head_so_far(self, data: bytes) -> bytes:
+        """Everything of a head that was refused; `data` came last."""
+        return bytes(self._partial) if self._partial is not None else data
+
     def _collect(self, data: bytes) -> bytes | None:
         """Keep a piece of a head; the whole head (and what follows) once its end is there."""
         partial = self._partial
