@@ -19,7 +19,7 @@ class RetryClass(Enum):
     """What a failure leaves open; `policy/retry.py` decides whether it is used."""
 
     NEVER = "never"
-    CONNECT = "connect"  # nothing was sent: safe for any method
+    CONNECT = "connect"  # nothing was sent, or nothing was looked at: safe for any method
     STALE = "stale"      # a reused idle channel died before the first response byte
     RESET = "reset"      # a fresh channel died before the first response byte
     TIMEOUT = "timeout"  # no response byte in time
@@ -35,9 +35,18 @@ class Kind(Enum):
     BODY_TOO_LARGE = ("body_too_large", "http_request_error", 413, Side.CLIENT, RetryClass.NEVER)
     TARGET_TOO_LONG = ("target_too_long", "http_request_error", 414, Side.CLIENT, RetryClass.NEVER)
     EXPECTATION_FAILED = ("expectation_failed", "http_request_error", 417, Side.CLIENT, RetryClass.NEVER)
+    MISDIRECTED = ("misdirected", "http_request_error", 421, Side.CLIENT, RetryClass.NEVER)
+    BAD_PROXY_HEADER = ("bad_proxy_header", "connection_terminated", 400, Side.CLIENT, RetryClass.NEVER)  # only logged
+    BAD_CLIENT_HELLO = ("bad_client_hello", "tls_protocol_error", 400, Side.CLIENT, RetryClass.NEVER)  # only logged
+    HANDSHAKE_FAILED = ("handshake_failed", "tls_protocol_error", 400, Side.CLIENT, RetryClass.NEVER)  # only logged
+    HANDSHAKE_TIMEOUT = ("handshake_timeout", "connection_timeout", 408, Side.CLIENT, RetryClass.NEVER)  # only logged
+    CLIENT_CERTIFICATE = ("client_certificate", "http_request_denied", 403, Side.CLIENT, RetryClass.NEVER)  # missing
     HEAD_TOO_LARGE = ("head_too_large", "http_request_error", 431, Side.CLIENT, RetryClass.NEVER)
     CODING_UNKNOWN = ("coding_unknown", "http_request_error", 501, Side.CLIENT, RetryClass.NEVER)
     VERSION_REFUSED = ("version_refused", "http_request_error", 505, Side.CLIENT, RetryClass.NEVER)
+    # A whole HTTP/2 connection; of an endpoint's connection its owner makes RESPONSE_BROKEN. Only logged.
+    H2_BROKEN = ("h2_protocol_error", "http_protocol_error", 400, Side.CLIENT, RetryClass.NEVER)
+    H2_FLOOD = ("h2_flood", "http_protocol_error", 400, Side.CLIENT, RetryClass.NEVER)
     CLIENT_GONE = ("client_gone", "connection_terminated", 499, Side.CLIENT, RetryClass.NEVER)  # only logged
 
     NO_ROUTE = ("no_route", "destination_not_found", 404, Side.PROXY, RetryClass.NEVER)
@@ -54,6 +63,11 @@ class Kind(Enum):
     CONNECT_REFUSED = ("connect_refused", "connection_refused", 502, Side.UPSTREAM, RetryClass.CONNECT)
     CONNECT_FAILED = ("connect_failed", "destination_ip_unroutable", 502, Side.UPSTREAM, RetryClass.CONNECT)
     CONNECT_TIMEOUT = ("connect_timeout", "connection_timeout", 504, Side.UPSTREAM, RetryClass.CONNECT)
+    TLS_CERTIFICATE = ("tls_certificate", "tls_certificate_error", 502, Side.UPSTREAM, RetryClass.CONNECT)
+    TLS_FAILED = ("tls_failed", "tls_protocol_error", 502, Side.UPSTREAM, RetryClass.CONNECT)
+    TLS_ALERT = ("tls_alert", "tls_alert_received", 502, Side.UPSTREAM, RetryClass.CONNECT)
+    # HTTP/2: the endpoint says itself that it has not looked at the request (RFC 9113 §8.7). Any method may be repeated.
+    NOT_PROCESSED = ("not_processed", "connection_terminated", 502, Side.UPSTREAM, RetryClass.CONNECT)
     STALE = ("stale", "connection_terminated", 502, Side.UPSTREAM, RetryClass.STALE)
     RESET = ("reset", "connection_terminated", 502, Side.UPSTREAM, RetryClass.RESET)
     RESPONSE_TIMEOUT = ("response_timeout", "http_response_timeout", 504, Side.UPSTREAM, RetryClass.TIMEOUT)
@@ -95,6 +109,10 @@ class ProxyError(Exception):
         return self.kind.retry
 
 
+class Truncated(ConnectionError):
+    """A TLS peer closed without saying that it had said everything: what came may not be all of it."""
+
+
 def status_for(error: ProxyError) -> int:
     """The status a client is given for a failure that the proxy answers itself."""
     return error.kind.status
@@ -103,6 +121,7 @@ def status_for(error: ProxyError) -> int:
 class Phase(Enum):
     """Where an exchange or a connection was when it ended."""
 
+    HANDSHAKE = "handshake"  # before the first request, or before a relay has begun
     HEAD = "head"          # the client's head was not complete
     ROUTE = "route"
     QUEUE = "queue"        # waiting for a place at an endpoint

@@ -41,8 +41,8 @@ class Poller:
     closed. `again` is for who must stop in the middle so that others get their turn.
     """
 
-    __slots__ = ("now", "turning", "batch", "unsent", "_loop", "_epoll", "_register", "_watchers", "_fresh", "_again",
-                 "_turn_booked")
+    __slots__ = ("now", "turning", "batch", "unsent", "_loop", "_epoll", "_register", "_unregister", "_watchers",
+                 "_fresh", "_again", "_turn_booked")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = monotonic()
@@ -58,6 +58,7 @@ class Poller:
         self._loop = loop
         self._epoll = select.epoll()
         self._register = self._epoll.register
+        self._unregister = self._epoll.unregister
         self._watchers: dict[int, Callable[[int], None]] = {}
         # A descriptor closed in this turn may be handed out again at once, while an event of its former owner is still
         # on the list: who registers becomes a watcher only when the list is done.
@@ -79,6 +80,11 @@ class Poller:
         """No call for `fd` any more. The kernel's own record goes when the descriptor is closed."""
         if self._watchers.pop(fd, None) is None:
             self._fresh.pop(fd, None)
+
+    def release(self, fd: int) -> None:
+        """As `forget`, for a descriptor that stays open: its next owner may watch it anew. Raises OSError."""
+        self.forget(fd)
+        self._unregister(fd)
 
     def again(self, work: Callable[[], None]) -> None:
         """Call `work` in the next turn of the loop, once."""

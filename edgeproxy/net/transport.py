@@ -33,7 +33,7 @@ JOINED: Final = 4096
 READS: Final = 4  # full reads before others get their turn
 
 # Plain numbers, not an enum: the compiled code compares them in an instruction.
-_OPEN: Final = 0
+OPEN: Final = 0
 _FLUSHING: Final = 1
 _CLOSED: Final = 2
 
@@ -61,7 +61,7 @@ class Receiver:
         """The end, once; `exc` if it was not ours and not a regular one."""
 
 
-_NOBODY = Receiver()
+NOBODY = Receiver()
 
 
 class SocketTransport:
@@ -79,7 +79,7 @@ class SocketTransport:
         self._fd = sock.fileno()
         self._recv = sock.recv
         self._send = sock.send
-        self._state = _OPEN
+        self._state = OPEN
         self._reading = True
         self._unread = False      # something may wait in the kernel that no event will tell again
         self._read_size = READ_SMALL
@@ -104,7 +104,7 @@ class SocketTransport:
             self._writable()
         if not self._reading:
             self._unread = True
-            if events & BROKEN and self._state == _OPEN:
+            if events & BROKEN and self._state == OPEN:
                 self._lose(ConnectionResetError("reset by the peer"))
         elif events & ENDING or self._read_size == READ_LARGE:
             self._read(events & ENDING)
@@ -169,14 +169,14 @@ class SocketTransport:
     def _end_of_input(self) -> None:
         self._eof_seen = True
         self._reading = False
-        if not self._receiver.eof_received() and self._state == _OPEN:
+        if not self._receiver.eof_received() and self._state == OPEN:
             self.close()
 
     def pause_reading(self) -> None:
         self._reading = False
 
     def resume_reading(self) -> None:
-        if not self._reading and self._state == _OPEN and not self._eof_seen:
+        if not self._reading and self._state == OPEN and not self._eof_seen:
             self._reading = True
             if self._unread:
                 self._unread = False
@@ -198,7 +198,7 @@ class SocketTransport:
     # ---- writing
 
     def write(self, data: bytes) -> None:
-        if self._state != _OPEN or not data or self._broken is not None:
+        if self._state != OPEN or not data or self._broken is not None:
             return
         if self._queue:
             self._enqueue(memoryview(data))
@@ -230,7 +230,7 @@ class SocketTransport:
         self.taken += sent
         if sent != len(data):
             self._enqueue(memoryview(data)[sent:])
-        elif self._state != _OPEN or self._eof_wanted:
+        elif self._state != OPEN or self._eof_wanted:
             self._flushed()
 
     def _unsendable(self, exc: OSError) -> None:
@@ -238,7 +238,7 @@ class SocketTransport:
         self._pending = b""
         self._queue.clear()
         self._queued = 0
-        if not self.last_words or self._eof_seen or self._state != _OPEN:
+        if not self.last_words or self._eof_seen or self._state != OPEN:
             self._lose(exc)
         else:
             self._broken = exc
@@ -274,7 +274,7 @@ class SocketTransport:
             return
         if not queue:
             self._flushed()
-        if self._over and self._queued <= LOW_WATER and self._state == _OPEN:
+        if self._over and self._queued <= LOW_WATER and self._state == OPEN:
             self._over = False
             try:
                 self._receiver.resume_writing()
@@ -289,7 +289,7 @@ class SocketTransport:
 
     def write_eof(self) -> None:
         """FIN behind what was written so far; the read side stays open."""
-        if self._state == _OPEN and not self._eof_wanted:
+        if self._state == OPEN and not self._eof_wanted:
             self._eof_wanted = True
             if not self._queue and not self._pending:
                 self._shut()
@@ -307,7 +307,7 @@ class SocketTransport:
 
     def close(self) -> None:
         """Send what is queued, then close."""
-        if self._state != _OPEN:
+        if self._state != OPEN:
             return
         if self._queue or self._pending:
             self._reading = False
@@ -329,7 +329,7 @@ class SocketTransport:
             self._lose(None)
 
     def is_closing(self) -> bool:
-        return self._state != _OPEN
+        return self._state != OPEN
 
     def _lose(self, exc: Exception | None) -> None:
         if self._state == _CLOSED:
@@ -348,7 +348,7 @@ class SocketTransport:
         except Exception:
             _log.exception("a connection ended with a fault of the proxy; please report it")
         finally:
-            self._receiver = _NOBODY  # no cycle is left for the garbage collector
+            self._receiver = NOBODY  # no cycle is left for the garbage collector
             self._sock.close()
 
     def _fault(self, exc: Exception) -> None:
@@ -360,3 +360,7 @@ class SocketTransport:
         self._receiver = receiver
         if self._over:
             receiver.pause_writing()
+
+
+Transport = SocketTransport
+"""What sessions and channels hold: this one, or its kind with TLS (`tls.py`)."""

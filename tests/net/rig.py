@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -196,8 +197,7 @@ class Relay:
         front = model.Listener("front", (), "tcp", service="back", timeouts=timeouts or model.ListenerTimeouts())
         self.listener = TcpListener(front, self.poller)
         base = service or model.Service("back")
-        config = model.Service("back", tuple(e.address for e in endpoints), base.balance, base.eject, base.limits,
-                               base.timeouts)
+        config = replace(base, name="back", endpoints=tuple(e.address for e in endpoints))
         self.service = Service(self.loop, config, random.Random(1))
         self.limit = ConnectionLimit(10_000)
         self.sessions: list[TcpSession] = []
