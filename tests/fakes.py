@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
-from edgeproxy.codec._leaf import Edits, Forward, ResponseHead
+from edgeproxy.codec._leaf import Edits, ResponseHead
 from edgeproxy.codec.h1 import RequestDecoder
 from edgeproxy.config import model
 from edgeproxy.errors import Outcome
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import SocketTransport
-from edgeproxy.runtime.listener import HttpFront
+from edgeproxy.runtime.fronts import HttpFront
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.session.http import HttpListener
+from edgeproxy.session.peer import Peer as KnownPeer
 from edgeproxy.session.reply import Reply
 from edgeproxy.snapshot import Live, Snapshot, compile_rules
 from edgeproxy.upstream.pool import Member
@@ -210,11 +211,11 @@ class World:
         self.places = tuple(places)
         self.listener_config = listener or model.Listener("web", (model.Bind("127.0.0.1", 80),), "http")
         config = service or back(*self.places)
-        self.service = Service(self.loop, config, random.Random(1))
         self.config = model.Config({"web": self.listener_config}, (to_back(),) if routes is None else routes,
                                    {"back": config})
-        routers, edits = compile_rules(self.config)
-        self.live = Live(Snapshot(self.config, routers, {"back": self.service}, edits))
+        rules = compile_rules(self.config)
+        self.service = Service(self.loop, config, random.Random(1), rules.endpoints_tls.get("back"))
+        self.live = Live(Snapshot(self.config, {"back": self.service}, rules))
         self.logged: list[Exchange] = []
         self.alarm = Alarm()
         logging.getLogger("edgeproxy").addHandler(self.alarm)
@@ -296,8 +297,7 @@ class Asker:
     def __init__(self, world: World) -> None:
         self.loop = world.loop
         self.poller = world.poller
-        self.forward = Forward(b"192.0.2.7", b"http", b"80", False)
-        self.port = 80
+        self.peer = KnownPeer("192.0.2.7", 80, "http", False)
         self.log: Callable[[Exchange], None] = world.logged.append
         self.world = world
         self.told: list[str] = []

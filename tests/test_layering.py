@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("snapshot",),
     ("session",),
     ("runtime",),
+    ("handshakes", "selfsigned", "versions"),
     ("demo", "explain", "oneline"),
     ("cli",),
     ("__main__",),

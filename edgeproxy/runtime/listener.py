@@ -10,93 +10,15 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
 
 from edgeproxy.config import model
 from edgeproxy.net.poller import Poller
 from edgeproxy.runtime.accesslog import AccessLog
+from edgeproxy.runtime.fronts import build_front
 from edgeproxy.session.acceptor import MOST_CONNECTIONS, Acceptor, ConnectionLimit
-from edgeproxy.session.http import HttpListener
-from edgeproxy.session.http1 import Http1Session
-from edgeproxy.session.tcp import TcpListener, TcpRecord, TcpSession
 from edgeproxy.snapshot import Live
 
 _log = logging.getLogger("edgeproxy")
-
-
-class Front(Protocol):
-    """What serves the connections, by protocol."""
-
-    def apply(self, config: model.Listener) -> None: ...
-    def connected(self, port: int, sock: socket.socket, peer: str) -> None: ...
-    def drain(self) -> None: ...
-    def cut(self) -> None: ...
-    def count(self) -> int: ...
-
-
-class HttpFront:
-    __slots__ = ("_http", "_ended")
-
-    def __init__(self, http: HttpListener, ended: Callable[[], None]) -> None:
-        self._http = http
-        self._ended = ended
-
-    def apply(self, config: model.Listener) -> None:
-        self._http.apply(config)
-
-    def connected(self, port: int, sock: socket.socket, peer: str) -> None:
-        Http1Session(self._http, sock, peer, port, self._ended)
-
-    def drain(self) -> None:
-        self._http.draining = True
-        for session in list(self._http.sessions):
-            session.drain()
-
-    def cut(self) -> None:
-        for session in list(self._http.sessions):
-            session.cut()
-
-    def count(self) -> int:
-        return len(self._http.sessions)
-
-
-class TcpFront:
-    __slots__ = ("_loop", "_tcp", "_live", "_log", "_ended", "_sessions", "_service")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, tcp: TcpListener, live: Live,
-                 log: Callable[[TcpRecord], None], ended: Callable[[], None]) -> None:
-        self._loop = loop
-        self._tcp = tcp
-        self._live = live
-        self._log = log
-        self._ended = ended
-        self._sessions: set[TcpSession] = set()
-        self._service = ""
-
-    def apply(self, config: model.Listener) -> None:
-        self._tcp.apply(config)
-        self._service = config.service or ""
-
-    def connected(self, port: int, sock: socket.socket, peer: str) -> None:
-        sessions, log, ended = self._sessions, self._log, self._ended
-
-        def over(record: TcpRecord) -> None:
-            sessions.discard(session)
-            log(record)
-            ended()
-
-        session = TcpSession(self._loop, sock, peer, self._tcp, self._live.snapshot.services[self._service], over)
-        sessions.add(session)
-
-    def drain(self) -> None:
-        """Relays go on until they end or the time for it is over."""
-
-    def cut(self) -> None:
-        for session in list(self._sessions):
-            session.abort()
-
-    def count(self) -> int:
-        return len(self._sessions)
 
 
 class Listener:
@@ -110,11 +32,7 @@ class Listener:
         self._limit = ConnectionLimit(1, budget)
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self._gone: Callable[[], None] | None = None
-        self._front: Front
-        if config.protocol == "http":
-            self._front = HttpFront(HttpListener(loop, poller, config, live, log.exchange), self._ended)
-        else:
-            self._front = TcpFront(loop, TcpListener(config, poller), live, log.connection, self._ended)
+        self._front = build_front(loop, poller, config, live, log, self._ended)
 
     def let_go(self, sockets: list[socket.socket]) -> None:
         """Accept no more from any but `sockets`. Before any listener follows: an address may go from one to another,
@@ -141,7 +59,8 @@ class Listener:
 
     def describe(self) -> Iterator[str]:
         """A line for each address: what is served there."""
-        serves = "http" if self.config.protocol == "http" else f"tcp to {self.config.service}"
+        protocol = self.config.protocol
+        serves = f"tcp to {self.config.service}" if protocol == "tcp" else protocol
         for sock in self._acceptors:
             name = sock.getsockname()
             where = f"unix:{name}" if isinstance(name, str) else \

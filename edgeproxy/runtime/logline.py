@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgeproxy.errors import OK, Kind, Outcome
 
 if TYPE_CHECKING:
+    from edgeproxy.codec._leaf import RequestHead
     from edgeproxy.session.record import ConnectionRecord, ExchangeRecord
 
 _quote: Callable[[str], str] = encode_basestring_ascii
@@ -66,6 +67,11 @@ def _outcome(outcome: Outcome) -> str:
     return f'"outcome":{_quote(outcome.cause)},"phase":"{outcome.phase.value}"'
 
 
+def _told(name: str, value: str) -> str:
+    """A key that only lines with something to tell have."""
+    return f',"{name}":{_quote(value)}' if value else ""
+
+
 _NO_PHASES = '"queue_ms":null,"connect_ms":null'
 _GOOD = {reused: f'"attempts":[],"reused":{str(reused).lower()},{_outcome(OK)}' for reused in (False, True)}
 """How nearly every line ends, ready-made."""
@@ -102,7 +108,8 @@ class JsonLines(_Stamp):
             f'"bytes_in":{x.bytes_in or "0"},"bytes_out":{x.bytes_out},'
             f'"duration_ms":{_SHORT[took] if 0 <= took < 10_000 else _ms(ended - x.started)},{phases},'
             f'"first_byte_ms":{_SHORT[first] if 0 <= first < 10_000 else _ms(x.first_byte_s)},'
-            f'{place},{end},"request_id":{_quote(x.request_id)},"traceparent":{_quote(trace) if trace else _EMPTY}}}\n'
+            f'{place},{end}{_secure(x) if x.tls else ""},"request_id":{_quote(x.request_id)},'
+            f'"traceparent":{_quote(trace) if trace else _EMPTY}}}\n'
         )
 
     def tcp(self, x: ConnectionRecord) -> str:
@@ -114,7 +121,8 @@ class JsonLines(_Stamp):
             f'{{"ts":"{self.prefix}{_MILLIS[ms]}","kind":"tcp","client":"{x.client}",'
             f'"bytes_in":{x.bytes_in},"bytes_out":{x.bytes_out},"duration_ms":{_ms(ended - x.started)},'
             f'{self._phases(x)},"listener":{_quote(x.listener)},"service":{_quote(x.service)},'
-            f'"endpoint":{_quote(x.endpoint)},"attempts":[{_attempts(x.attempts)}],{_outcome(x.outcome)}}}\n'
+            f'"endpoint":{_quote(x.endpoint)},"attempts":[{_attempts(x.attempts)}],{_outcome(x.outcome)}'
+            f'{_told("sni", x.sni)}{_told("detail", x.cause)}}}\n'
         )
 
     def _phases(self, x: ConnectionRecord) -> str:
@@ -134,7 +142,15 @@ class JsonLines(_Stamp):
         return text
 
 
+def _secure(x: ExchangeRecord) -> str:
+    return f',"tls":"{x.tls}","sni":{_quote(x.sni)}'
+
+
 _EMPTY = '""'
+
+
+def _version(head: RequestHead) -> str:
+    return "HTTP/2.0" if head.major == 2 else f"HTTP/1.{head.minor}"
 
 
 def _nginx_quote(value: bytes | str | None) -> str:
@@ -171,7 +187,7 @@ class CombinedLines(_Stamp):
         head = x.head
         if head is None:
             return f'{x.client} - - [{self.prefix}] "-" {x.status} {x.bytes_out} "-" "-"\n'
-        request = _nginx_quote(f"{head.method} {head.target} HTTP/1.{head.minor}")
+        request = _nginx_quote(f"{head.method} {head.target} {_version(head)}")
         return (f'{x.client} - - [{self.prefix}] {request} {x.status} {x.bytes_out} '
                 f'{_nginx_quote(head.get(b"referer"))} {_nginx_quote(head.get(b"user-agent"))}\n')
 

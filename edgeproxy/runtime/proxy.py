@@ -20,13 +20,15 @@ from edgeproxy.codec._leaf import ENGINE
 from edgeproxy.config.delta import delta
 from edgeproxy.config.load import ConfigError
 from edgeproxy.config.model import Config
+from edgeproxy.net.certificates import TlsServer
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.sockets import BindError, refuse_new
 from edgeproxy.runtime.accesslog import AccessLog
 from edgeproxy.runtime.listener import Listener
 from edgeproxy.runtime.registry import Registry
+from edgeproxy.runtime.watch import CertificateWatch, warm
 from edgeproxy.session.acceptor import ConnectionLimit, descriptor_budget
-from edgeproxy.snapshot import Live, Snapshot, compile_rules
+from edgeproxy.snapshot import Live, Rules, Snapshot, compile_rules
 
 _log = logging.getLogger("edgeproxy")
 
@@ -48,6 +50,8 @@ class Proxy:
         self._leaving: set[Listener] = set()
         self._access_log: AccessLog
         self._live: Live
+        self._watch: CertificateWatch
+        self._warming: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[int] = loop.create_future()
         self._reloading = False
         self._reload_again = False
@@ -59,12 +63,15 @@ class Proxy:
 
     def start(self, config: Config) -> None:
         """Raises BindError."""
-        routers, edits = compile_rules(config)
+        rules = compile_rules(config)
         self._registry.sockets.update(self._registry.bind(config))
         self._access_log = AccessLog(config.access_log, self._loop)
-        services = self._registry.apply_services(config)
-        self._live = Live(Snapshot(config, routers, services, edits))
+        services = self._registry.apply_services(config, rules.endpoints_tls)
+        self._live = Live(Snapshot(config, services, rules))
         self._follow(config)
+        self._watch = CertificateWatch(self._loop, lambda: self._live.snapshot.config,
+                                       lambda: self._live.snapshot.tls, self._renewed)
+        self._warm()
         for listener in self._listeners.values():
             for line in listener.describe():
                 self._announce(line)
@@ -109,8 +116,8 @@ class Proxy:
         try:
             # In a thread, so that parsing ten thousand routes does not hold up a request.
             config = await asyncio.to_thread(self._load)
-            rules = await asyncio.to_thread(compile_rules, config)
-            self._commit(config, *rules)
+            rules = await asyncio.to_thread(compile_rules, config, self._live.snapshot.rules)
+            self._commit(config, rules)
         except (ConfigError, BindError) as error:
             _log.error("reload refused, the running configuration stays:\n%s", error)
         except Exception:
@@ -121,17 +128,30 @@ class Proxy:
                 self._reload_again = False
                 self.reload()
 
-    def _commit(self, config: Config, routers: dict[str, Any], edits: dict[str, Any]) -> None:
+    def _commit(self, config: Config, rules: Rules) -> None:
         if self._ending is not None:
             return
         old = self._live.snapshot.config
         self._registry.sockets.update(self._registry.bind(config))
-        services = self._registry.apply_services(config)
-        self._live.snapshot = Snapshot(config, routers, services, edits)
+        services = self._registry.apply_services(config, rules.endpoints_tls)
+        self._live.snapshot = Snapshot(config, services, rules)
         if config.access_log != old.access_log:
             self._access_log.configure(config.access_log)
         self._follow(config)
+        self._warm()
         _log.info("configuration reloaded: %s", delta(old, config))
+
+    def _renewed(self, old: Config, new: Config, servers: dict[str, TlsServer]) -> None:
+        """Certificates have changed in their files."""
+        snapshot = self._live.snapshot
+        if snapshot.config is old:  # else a reload has read them anyway
+            self._live.snapshot = Snapshot(new, snapshot.services, snapshot.rules._replace(tls=servers))
+            self._warm()
+
+    def _warm(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
+        self._warming = self._loop.create_task(warm(list(self._live.snapshot.tls.values())))
 
     # ---- end
 
@@ -152,6 +172,9 @@ class Proxy:
             self._ending = self._loop.create_task(self._drain(grace, why))
 
     async def _drain(self, grace: float, why: str) -> None:
+        self._watch.stop()
+        if self._warming is not None:
+            self._warming.cancel()
         for sockets in self._registry.sockets.values():
             for sock in sockets:
                 refuse_new(sock)

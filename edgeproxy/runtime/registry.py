@@ -4,10 +4,12 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections.abc import Mapping
 
 from edgeproxy.config import model
 from edgeproxy.net.sockets import close_listening, listen
 from edgeproxy.upstream.service import Service
+from edgeproxy.upstream.tls import ClientTls
 
 
 class Registry:
@@ -34,16 +36,16 @@ class Registry:
             raise
         return new
 
-    def apply_services(self, config: model.Config) -> dict[str, Service]:
+    def apply_services(self, config: model.Config, tls: Mapping[str, ClientTls]) -> dict[str, Service]:
         """Bring the services to `config`: unchanged ones are not touched. Cannot fail."""
         for name in self.services.keys() - config.services.keys():
             self.services.pop(name).retire()
         for name, service in config.services.items():
             known = self.services.get(name)
             if known is None:
-                self.services[name] = Service(self._loop, service, self._rng)
-            elif known.config != service:
-                known.apply(service)
+                self.services[name] = Service(self._loop, service, self._rng, tls.get(name))
+            elif known.config != service or known.access.tls is not tls.get(name):
+                known.apply(service, tls.get(name))
         return dict(self.services)
 
     def close_unused(self, config: model.Config) -> None:

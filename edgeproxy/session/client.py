@@ -5,10 +5,11 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from edgeproxy.codec._leaf import Edits, Forward, ResponseHead
+from edgeproxy.codec._leaf import Edits, ResponseHead
 from edgeproxy.errors import Outcome
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import SocketTransport
+from edgeproxy.session.peer import Peer
 from edgeproxy.session.reply import Reply
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ class Client(Protocol):
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
-    forward: Forward
-    port: int
+    peer: Peer
     log: Callable[[Exchange], None]
 
     def respond(self, head: ResponseHead, payload: bytes, done: bool, edits: Edits | None, trailers: bytes) -> None: ...

@@ -8,7 +8,7 @@ from edgeproxy.policy.picker import hash_key
 from edgeproxy.upstream.service import Service
 
 if TYPE_CHECKING:
-    from edgeproxy.session.exchange import Exchange
+    from edgeproxy.session.record import ExchangeRecord
 
 
 def client_key(client: str) -> int:
@@ -16,7 +16,7 @@ def client_key(client: str) -> int:
     return hash_key(client.encode())
 
 
-def exchange_key(exchange: Exchange, service: Service) -> int:
+def exchange_key(exchange: ExchangeRecord, service: Service) -> int:
     """Key of a request. One that lacks the header, cookie or parameter is keyed by the client's address."""
     balance = service.config.balance
     head = exchange.head

@@ -5,20 +5,34 @@ import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address
 from math import inf
-from typing import TYPE_CHECKING
 
 from edgeproxy.codec._leaf import RequestHead
 from edgeproxy.config import model
+from edgeproxy.net.compiler import mypyc_attr
 from edgeproxy.net.deadline import Nursery
 from edgeproxy.net.poller import Poller
+from edgeproxy.net.transport import Receiver
 from edgeproxy.session.exchange import Exchange
+from edgeproxy.session.peer import Peer
 from edgeproxy.snapshot import Live
-
-if TYPE_CHECKING:
-    from edgeproxy.session.http1 import Http1Session
 
 MAX_REQUEST_ID = 128
 MAX_HOPS = 32
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class HttpSession(Receiver):
+    """A connection of an http or https listener, whatever version is spoken on it."""
+
+    __slots__ = ("peer",)
+
+    peer: Peer
+
+    def drain(self) -> None:
+        """End as soon as it can be done without cutting anything."""
+
+    def cut(self) -> None:
+        """End now."""
 
 
 class HttpListener:
@@ -35,7 +49,7 @@ class HttpListener:
         self.log = log
         self.loop = loop
         self.poller = poller
-        self.sessions: set[Http1Session] = set()
+        self.sessions: set[HttpSession] = set()
         self.nursery = Nursery()
         self.draining = False
 

@@ -11,25 +11,27 @@
     DRAIN    the rest of the request      dropped up to a limit, then IDLE; over the limit LINGER
     LINGER   anything                     dropped until EOF or a deadline: closing with unread bytes would send a RST,
                                           and that can destroy the answer on its way (RFC 9112 §9.6)
+    IDLE     HTTP/2's preface, first      given to an `Http2Session`
     TUNNEL                                the relay has both transports
 """
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
 from time import monotonic
 from typing import Final
 
-from edgeproxy.codec._leaf import Edits, Forward, RequestHead, ResponseHead
+from edgeproxy.codec._leaf import Edits, RequestHead, ResponseHead
 from edgeproxy.codec.h1 import RequestDecoder, encode_chunk, encode_last_chunk
 from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
-from edgeproxy.net.transport import Receiver, SocketTransport
+from edgeproxy.net.transport import SocketTransport
 from edgeproxy.session.exchange import Exchange
-from edgeproxy.session.http import HttpListener
+from edgeproxy.session.http import HttpListener, HttpSession
+from edgeproxy.session.http2 import Http2Session
 from edgeproxy.session.pace import Pace
+from edgeproxy.session.peer import Peer
 from edgeproxy.session.relay import Tunnel
 from edgeproxy.session.reply import Reply, date_field, reason_for
 
@@ -37,6 +39,8 @@ DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
 MOMENT = 0.5  # while draining, for a request that is on its way (HAProxy: idle-close-on-response)
 
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 _process = token_hex(6)
 _connections = count(1)
@@ -51,23 +55,20 @@ _TUNNEL: Final = 4
 _CLOSED: Final = 5
 
 
-class Http1Session(Receiver):
-    __slots__ = ("listener", "loop", "poller", "transport", "peer", "forward", "log", "port", "decoder", "deadline",
-                 "state", "_closed", "_trusted", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare",
+class Http1Session(HttpSession):
+    __slots__ = ("listener", "loop", "poller", "transport", "log", "decoder", "deadline",
+                 "state", "_closed", "_exchange", "_tunnel", "_minor", "_last", "_chunked", "_bare",
                  "_full", "_running", "_dropped", "_received", "_pace", "_begun", "_id", "_number", "_held")
 
-    def __init__(self, listener: HttpListener, sock: socket.socket, peer: str, port: int,
-                 closed: Callable[[], None]) -> None:
-        """`peer`: the client's address; `port`: the one it came in by; `closed` is called at the end."""
+    def __init__(self, listener: HttpListener, peer: Peer, transport: SocketTransport, closed: Callable[[], None]
+                 ) -> None:
+        """The transport tells this session from now on; `closed` is called at the end."""
         config = listener.config
         self.listener = listener
         self.loop = listener.loop
         self.poller = listener.poller
         self.log = listener.log
-        self.port = port
         self.peer = peer
-        self._trusted = listener.trusts(peer)
-        self.forward = Forward(peer.encode(), b"http", b"%d" % port, self._trusted)
         self.decoder = RequestDecoder(config.limits.header, config.limits.headers)
         self.deadline = Deadline(listener.loop, self._expired, listener.nursery)
         self.state = _IDLE
@@ -88,7 +89,8 @@ class Http1Session(Receiver):
         self._number = 0        # of the request on this connection; with `_id` the request's id
         self._begun = False     # part of the present request's head is here
         listener.sessions.add(self)
-        self.transport = SocketTransport(listener.loop, listener.poller, sock, self)
+        self.transport = transport
+        transport.hand_over(self)
         self.deadline.set(monotonic() + listener.idle)
 
     # ---- requests
@@ -114,7 +116,8 @@ class Http1Session(Receiver):
                 try:
                     head = self.decoder.head(data)
                 except ProxyError as error:
-                    self._refuse(error)
+                    if error.kind is not Kind.VERSION_REFUSED or not self._speak_http2(data):
+                        self._refuse(error)
                     return
                 if head is None:
                     if not self._begun:  # a head has its time in all, from its first byte on
@@ -128,6 +131,18 @@ class Http1Session(Receiver):
         finally:
             self._running = False
 
+    def _speak_http2(self, data: bytes) -> bool:
+        """Give the connection away if its first bytes are HTTP/2's (RFC 9113 §3.3: prior knowledge, without TLS)."""
+        seen = self.decoder.head_so_far(data)
+        if self._number or self.peer.tls or not (seen.startswith(PREFACE) or PREFACE.startswith(seen)):
+            return False
+        closed, self._closed = self._closed, None
+        assert closed is not None
+        self.deadline.end()
+        self._forget()
+        Http2Session(self.listener, self.peer, self.transport, closed, seen)
+        return True
+
     def _begin(self, head: RequestHead) -> None:
         listener = self.listener
         live = listener.live
@@ -137,9 +152,9 @@ class Http1Session(Receiver):
         self._last = not head.keep_alive or listener.draining or live.draining
         self._chunked = self._bare = False
         self._number += 1
-        client, request_id = self.peer, f"{self._id}{self._number}"
-        if self._trusted:
-            client, request_id = listener.told(head, self.peer, request_id)
+        client, request_id = self.peer.address, f"{self._id}{self._number}"
+        if self.peer.trusted:
+            client, request_id = listener.told(head, client, request_id)
         exchange = self._exchange = Exchange(self, listener.name, head, monotonic(), client, request_id)
         if head.length and not self._body(head, exchange):
             return
@@ -206,7 +221,7 @@ class Http1Session(Receiver):
         self._minor = 1
         self.state = _ACTIVE
         self._number += 1
-        exchange = self._exchange = Exchange(self, self.listener.name, None, monotonic(), self.peer,
+        exchange = self._exchange = Exchange(self, self.listener.name, None, monotonic(), self.peer.address,
                                              f"{self._id}{self._number}")
         exchange.refuse(error)
 

@@ -8,16 +8,17 @@ Times are `time.monotonic()` (the loop's clock); phases are seconds, or -1.0 if 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 
 from edgeproxy.codec._leaf import RequestHead
-from edgeproxy.errors import Outcome
+from edgeproxy.errors import Kind, Outcome, Phase
 
 
 class ConnectionRecord:
     """One connection of a tcp listener. An exchange has all of it too."""
 
     __slots__ = ("client", "listener", "service", "endpoint", "attempts", "bytes_in", "bytes_out", "started", "ended",
-                 "queue_s", "connect_s", "outcome")
+                 "queue_s", "connect_s", "outcome", "sni", "cause")
 
     client: str
     """The address as the proxy prints it, so it is written as it is."""
@@ -35,12 +36,34 @@ class ConnectionRecord:
     queue_s: float
     connect_s: float
     outcome: Outcome
+    sni: str
+    """The name that the client's TLS asked for; empty without."""
+    cause: str
+    """Why it failed, in words; empty if it did not."""
+
+
+def unserved(client: str, listener: str, began: float, kind: Kind, phase: Phase, cause: str, sni: str
+             ) -> ConnectionRecord:
+    """Of a connection that ends now, before any service was chosen for it."""
+    record = ConnectionRecord()
+    record.client = client
+    record.listener = listener
+    record.service = record.endpoint = ""
+    record.attempts = ()
+    record.bytes_in = record.bytes_out = 0
+    record.started = began
+    record.ended = monotonic()
+    record.queue_s = record.connect_s = -1.0
+    record.outcome = Outcome(kind.word, phase)
+    record.sni = sni
+    record.cause = cause
+    return record
 
 
 class ExchangeRecord(ConnectionRecord):
     """One request and its response."""
 
-    __slots__ = ("head", "status", "first_byte_s", "route", "reused", "request_id", "traceparent", "cause")
+    __slots__ = ("head", "status", "first_byte_s", "route", "reused", "request_id", "traceparent", "tls")
 
     head: RequestHead | None
     """None if no valid head was ever seen."""
@@ -51,5 +74,5 @@ class ExchangeRecord(ConnectionRecord):
     request_id: str
     traceparent: str
     """As the client sent it; empty if it did not. Set at the end."""
-    cause: str
-    """Why it failed, in words; empty if it did not."""
+    tls: str
+    """`TLSv1.3`; empty without."""

@@ -1,7 +1,8 @@
 """The answers that the proxy makes itself: errors, redirects, fixed responses.
 
 An error names its cause in `Proxy-Status` (RFC 9209) and in a short body, as plain text, JSON (RFC 9457) or HTML by
-`Accept`. It never tells an endpoint's address, and nothing that a client sent gets into it unescaped.
+`Accept`. It never tells an endpoint's address, and nothing that a client sent gets into it unescaped. A gRPC client
+looks for a status of its own in the fields, and takes anything but 200 for a broken server: it gets that.
 """
 from __future__ import annotations
 
@@ -12,13 +13,22 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from edgeproxy.codec._leaf import RequestHead
-from edgeproxy.errors import ProxyError
+from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.router import Route
 
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large", 414: "URI Too Long",
                                                                      431: "Request Header Fields Too Large"}
 
+
+# gRPC's own table (doc/http-grpc-status-mapping.md), and what that has no word for: 408 and 499 end at the client, 413,
+# 417 and 431 are limits, 501 and 405 something that is not done here. Everything else is UNKNOWN.
+_GRPC_CODES = {400: 13, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 414: 8, 431: 8, 499: 1, 501: 12, 429: 14,
+               502: 14, 503: 14, 504: 14}
+# Our time for the answer is over: DEADLINE_EXCEEDED, for the call may have been carried out. UNAVAILABLE, which the
+# table has for 504, invites clients to call again; it is right where nothing was sent (`Kind.CONNECT_TIMEOUT`).
+_GRPC_LATE = frozenset({Kind.RESPONSE_TIMEOUT, Kind.TOTAL_TIMEOUT})
+_GRPC_UNKNOWN, _GRPC_DEADLINE = 2, 4
 
 Field = tuple[bytes, bytes]
 
@@ -40,6 +50,9 @@ def date_field() -> bytes:
 
 
 def error_reply(error: ProxyError, status: int, head: RequestHead | None, request_id: str) -> Reply:
+    asked = (head.get(b"content-type") or b"").lower() if head is not None else b""
+    if asked.startswith(b"application/grpc"):
+        return _grpc_reply(error, status, asked)
     content_type, body = _error_body(error, status, head, request_id)
     fields = [(b"Content-Type", content_type), (b"Cache-Control", b"no-store"), (b"Proxy-Status", _proxy_status(error))]
     if status == 503:
@@ -47,6 +60,17 @@ def error_reply(error: ProxyError, status: int, head: RequestHead | None, reques
     elif status == 405:
         fields.append((b"Allow", METHODS))
     return Reply(status, tuple(fields), body)
+
+
+def _grpc_reply(error: ProxyError, status: int, asked: bytes) -> Reply:
+    """Only a head: that is how gRPC says that there is no answer (Trailers-Only)."""
+    code = _GRPC_DEADLINE if error.kind in _GRPC_LATE else _GRPC_CODES.get(status, _GRPC_UNKNOWN)
+    message = f"edgeproxy: {error.cause or error.kind.word}".encode()
+    told = b"".join(b"%c" % c if 0x20 <= c <= 0x7E and c != 0x25 else b"%%%02X" % c for c in message)
+    web = asked.startswith(b"application/grpc-web")  # over HTTP/1 too; it wants its own type back
+    return Reply(200, ((b"Content-Type", b"application/grpc-web+proto" if web else b"application/grpc"),
+                       (b"grpc-status", b"%d" % code), (b"grpc-message", told),
+                       (b"Proxy-Status", _proxy_status(error))), b"")
 
 
 def _proxy_status(error: ProxyError) -> bytes:

@@ -1,4 +1,4 @@
-"""One client connection of a tcp listener: it gets an endpoint, then bytes go both ways until both ends are done.
+"""One client connection of a tcp or tls listener: it gets an endpoint, then bytes go both ways until both are done.
 
     stage     stimulus                         then
     QUEUED    a place at an endpoint           DIALING
@@ -24,12 +24,15 @@ from math import inf
 from time import monotonic
 from typing import Final
 
+from edgeproxy.codec.clienthello import ClientHello
+from edgeproxy.codec.proxyproto import ProxyHeader
 from edgeproxy.config import model
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import YOUNG, Deadline, Nursery
 from edgeproxy.net.poller import BROKEN, DEAD, ENDING, READABLE, WRITABLE, Poller
 from edgeproxy.net.sockets import close, keepalive, reset
 from edgeproxy.session.hashing import client_key
+from edgeproxy.session.opening import announcement
 from edgeproxy.session.record import ConnectionRecord
 from edgeproxy.session.splice import OPEN, Flow
 from edgeproxy.upstream.connector import begin, settle
@@ -53,7 +56,7 @@ _IDLE = Outcome(Kind.IDLE_TIMEOUT.word, Phase.TUNNEL)
 
 
 class TcpListener:
-    """What the connections of one tcp listener share. A reload changes it in place."""
+    """What the connections of one tcp or tls listener share. A reload changes it in place."""
 
     __slots__ = ("name", "poller", "nursery", "idle", "half_closed")
 
@@ -74,7 +77,7 @@ class TcpRecord(ConnectionRecord):
 
     __slots__ = ()
 
-    def __init__(self, client: str, listener: str, service: str, started: float) -> None:
+    def __init__(self, client: str, listener: str, service: str, started: float, sni: str) -> None:
         self.client = client
         self.listener = listener
         self.service = service
@@ -89,6 +92,8 @@ class TcpRecord(ConnectionRecord):
         self.queue_s = -1.0
         self.connect_s = -1.0
         self.outcome = OK
+        self.sni = sni
+        self.cause = ""
 
     @property
     def duration(self) -> float:
@@ -114,10 +119,12 @@ class TcpSession:
 
     __slots__ = ("listener", "poller", "service", "stage", "loop", "_client", "_client_fd", "_upstream",
                  "_upstream_fd", "_member", "_on_end", "_record", "_until", "_deadline", "_key", "_tried", "_tries",
-                 "_since", "_waiter", "_upload", "_download", "_client_spoke", "_first", "_half_at", "_settled")
+                 "_since", "_waiter", "_upload", "_download", "_client_spoke", "_first", "_own", "_half_at", "_settled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, client: socket.socket, peer: str, listener: TcpListener,
-                 service: Service, on_end: Callable[[TcpRecord], None]) -> None:
+                 service: Service, on_end: Callable[[TcpRecord], None], header: ProxyHeader | None = None,
+                 hello: ClientHello | None = None) -> None:
+        """`peer`: the client's address; `header`, `hello`: what was found in its opening."""
         now = monotonic()
         self.listener = listener
         self.poller = listener.poller
@@ -130,7 +137,7 @@ class TcpSession:
         self._upstream_fd = -1
         self._member: Member | None = None
         self._on_end = on_end
-        self._record = TcpRecord(peer, listener.name, service.name, now)
+        self._record = TcpRecord(peer, listener.name, service.name, now, hello.sni if hello is not None else "")
         self._until = inf
         self._deadline: Deadline | None = None
         self._key = client_key(peer) if service.keyed else 0
@@ -144,6 +151,10 @@ class TcpSession:
         self._half_at = inf
         self._settled = False
         self._first = b""
+        self._own = 0  # bytes in `_first` that are not the client's
+        if service.config.send_proxy_protocol is not None:
+            self._first = announcement(service.config.send_proxy_protocol, client, header, hello)
+            self._own = len(self._first)
         self._look_ahead(client)
         self.poller.watch(self._client_fd, self._client_event)
         listener.nursery.add(self, loop)
@@ -162,8 +173,10 @@ class TcpSession:
     def _look_ahead(self, client: socket.socket) -> None:
         """Take what the client has sent already, so that it can go with the last step of the endpoint's handshake."""
         try:
-            self._first = client.recv(FIRST)
-            if not self._first:
+            data = client.recv(FIRST)
+            if data:
+                self._first += data
+            else:
                 self._client_spoke = READABLE
         except BlockingIOError:
             pass
@@ -371,7 +384,7 @@ class TcpSession:
         record.ended = monotonic()
         record.outcome = outcome
         if upload is not None and download is not None:
-            record.bytes_in, record.bytes_out = upload.total, download.total
+            record.bytes_in, record.bytes_out = max(0, upload.total - self._own), download.total
             self._upload = self._download = None
             upload.release()
             download.release()

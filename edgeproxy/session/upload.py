@@ -1,8 +1,6 @@
 """The body of a request on its way: what of it is kept for another try, and what is still to come."""
 from __future__ import annotations
 
-from edgeproxy.codec.h1 import encode_chunk, encode_last_chunk
-
 HELD_LIMIT = 64 * 1024
 
 
@@ -10,12 +8,11 @@ class Upload:
     """`data` is all that came so far, until it was sent and is over the limit: then it is dropped, and with it the
     possibility of another try."""
 
-    __slots__ = ("data", "chunked", "done", "trailers", "replayable")
+    __slots__ = ("data", "done", "trailers", "replayable")
 
-    def __init__(self, payload: bytes, chunked: bool) -> None:
+    def __init__(self, payload: bytes) -> None:
         """`payload`: what came with the head."""
         self.data = bytearray(payload)
-        self.chunked = chunked
         self.done = False
         self.trailers = b""
         self.replayable = True
@@ -41,11 +38,3 @@ class Upload:
     def full(self) -> bool:
         """Nothing was sent yet, and what is kept is as much as may be."""
         return len(self.data) >= HELD_LIMIT
-
-    def encoded(self) -> bytes:
-        """All that came so far, as it goes to an HTTP/1 endpoint behind the head."""
-        data = bytes(self.data)
-        if not self.chunked:
-            return data
-        data = encode_chunk(data) if data else b""
-        return data + encode_last_chunk(self.trailers) if self.done else data

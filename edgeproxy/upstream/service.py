@@ -20,7 +20,10 @@ from edgeproxy.policy.endpoint import Endpoint
 from edgeproxy.policy.health import PassiveHealth
 from edgeproxy.policy.picker import Picker, build_picker
 from edgeproxy.policy.retry import RetryBudget
+from edgeproxy.upstream.access import Access
 from edgeproxy.upstream.pool import Member, Pool
+from edgeproxy.upstream.shared import Shared
+from edgeproxy.upstream.tls import ClientTls
 
 _log = logging.getLogger("edgeproxy")
 
@@ -67,9 +70,11 @@ class Waiter:
 
 class Service:
     __slots__ = ("name", "config", "view", "budget", "keyed", "least_latency", "_loop", "_rng", "_health", "first",
-                 "limit", "waiting", "_waking", "_known", "_restores")
+                 "limit", "access", "waiting", "_waking", "_known", "_restores")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random,
+                 tls: ClientTls | None = None) -> None:
+        """`tls`: what `build_tls` made of the configuration."""
         self.name = config.name
         self.budget = RetryBudget(monotonic())
         self._loop = loop
@@ -78,13 +83,21 @@ class Service:
         self._waking = False
         self._known: dict[str, Member] = {}
         self._restores: dict[Member, asyncio.TimerHandle] = {}
-        self.apply(config)
+        self.access = Access(config, tls)
+        self.apply(config, tls)
 
     # ---- configuration
 
-    def apply(self, config: model.Service) -> None:
-        """Follow `config`: endpoints that stay keep their state and their pool; those that left drain."""
+    def apply(self, config: model.Service, tls: ClientTls | None = None) -> None:
+        """Follow `config`: endpoints that stay keep their state; their pools too, unless they are spoken to otherwise
+        now. What left drains."""
         self.config = config
+        access = Access(config, tls)
+        if not access.same(self.access):
+            self.access = access
+            for member in self._known.values():
+                member.pool.set(0, 0.0)
+                member.pool = self._pool(member.endpoint)
         self.keyed = config.balance.kind in KEYED
         self.least_latency = config.balance.kind == "least-latency"
         self.limit: float = config.limits.per_endpoint or inf
@@ -98,17 +111,30 @@ class Service:
         self.wake()
 
     def _member(self, address: model.EndpointAddress) -> Member:
-        idle_timeout = self.config.timeouts.idle or inf
         member = self._known.get(address.address)
         if member is None:
             endpoint = Endpoint(address.address, address.host, address.port, address.path)
-            member = Member(endpoint, address.weight, address.backup, Pool(self.config.pool.idle, idle_timeout))
+            member = Member(endpoint, address.weight, address.backup, self._pool(endpoint))
             self._known[address.address] = member
         else:
             member.weight = address.weight
             member.backup = address.backup
-            member.pool.set(self.config.pool.idle, idle_timeout)
+            member.pool.set(self._kept, self._idle_timeout)
         return member
+
+    def _pool(self, endpoint: Endpoint) -> Pool:
+        if self.access.multiplexed:
+            return Shared(endpoint, self._kept, self._idle_timeout, self.access)
+        return Pool(self._kept, self._idle_timeout, self.access)
+
+    @property
+    def _kept(self) -> int:
+        """Idle connections for each endpoint; a connection that was announced as one client's is for nobody else."""
+        return 0 if self.access.announces else self.config.pool.idle
+
+    @property
+    def _idle_timeout(self) -> float:
+        return self.config.timeouts.idle or inf
 
     def _swap(self, view: ServiceView) -> None:
         self.view = view
@@ -116,6 +142,8 @@ class Service:
 
     def _retire(self, member: Member) -> None:
         member.pool.set(0, 0.0)
+        if self.access.tls is not None:
+            self.access.tls.forget(member.endpoint)
         timer = self._restores.pop(member, None)
         if timer is not None:
             timer.cancel()

@@ -42,7 +42,7 @@ def Ended(head: RequestHead | None = None, **words: Any) -> ExchangeRecord:  # n
         "head": head, "started": 10.0, "ended": 10.003123, "client": "192.0.2.7", "status": 200, "bytes_in": 0,
         "bytes_out": 1234, "queue_s": -1.0, "connect_s": -1.0, "first_byte_s": 0.00234, "listener": "web",
         "route": "site", "service": "app", "endpoint": "10.0.0.5:80", "attempts": (), "reused": True, "outcome": OK,
-        "request_id": "0011", "traceparent": "", "cause": ""}
+        "request_id": "0011", "traceparent": "", "cause": "", "sni": "", "tls": ""}
     for name, value in (ordinary | words).items():
         setattr(record, name, value)
     return record

@@ -55,7 +55,7 @@ class Program(logging.Handler):
         config = self.config
         if listeners is not None:
             config = replace(config, listeners={
-                name: model.Listener(name, (self.bind(path.removeprefix("tcp:")),), "tcp", "back")
+                name: model.Listener(name, (self.bind(path.removeprefix("tcp:")),), "tcp", service="back")
                 if path.startswith("tcp:") else model.Listener(name, (self.bind(path),), "http")
                 for name, path in listeners.items()})
         if services is not None:

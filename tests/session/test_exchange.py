@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from edgeproxy.codec._leaf import RequestHead
 from edgeproxy.config import model
-from edgeproxy.errors import OK, Kind, Outcome, Phase
+from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError
+from edgeproxy.session.peer import Gate
+from edgeproxy.session.reply import Reply
 from fakes import OK_EMPTY, Asker, Place, Talk, World, accepted, back, ok, respond, to_back
 from net.rig import Endpoint, Refusing, Run, Silent, both_loops, until
 
@@ -141,6 +144,46 @@ def test_local_answers(run: Run, route: model.Route, status: int, outcome: Outco
             exchange = asker.ask(GET)
             assert asker.told == [f"reply {status}", "finished"] and w.logged == [exchange]
             assert (exchange.status, exchange.outcome) == (status, outcome)
+
+    run(main)
+
+
+class Closed(Gate):
+    def __init__(self, verdict: Reply | ProxyError | None) -> None:
+        self.verdict = verdict
+
+    def check(self, head: RequestHead) -> Reply | ProxyError | None:
+        assert head.host == "a"
+        return self.verdict
+
+
+@both_loops
+def test_the_listeners_gate_is_asked_before_the_routes(run: Run) -> None:
+    async def main() -> None:
+        place = Endpoint()
+        async with World((place,), (respond("routed"),)) as w:
+            for verdict, told, outcome in (
+                    (Reply(308, ((b"Location", b"https://a/"),), b""), "reply 308", OK),
+                    (ProxyError(Kind.MISDIRECTED, "no"), "reply 421", Outcome("misdirected", Phase.ROUTE)),
+                    (ProxyError(Kind.CLIENT_CERTIFICATE), "reply 403", Outcome("client_certificate", Phase.ROUTE)),
+                    (None, "reply 200", OK)):
+                asker = Asker(w)
+                asker.peer.gate = Closed(verdict)
+                exchange = asker.ask(GET)
+                assert asker.told == [told, "finished"] and exchange.outcome == outcome
+
+    run(main)
+
+
+@both_loops
+def test_a_grpc_client_is_told_200_and_the_log_what_it_was(run: Run) -> None:
+    async def main() -> None:
+        async with world() as w:
+            asker = Asker(w)
+            exchange = asker.ask(POST[:-2] + b"Content-Type: application/grpc\r\n\r\n")
+            assert asker.told == ["reply 200", "finished"] and asker.reply is not None
+            assert dict(asker.reply.fields)[b"grpc-status"] == b"14"
+            assert (exchange.status, exchange.outcome.cause) == (503, "unavailable")
 
     run(main)
 
@@ -552,8 +595,6 @@ def test_a_client_that_leaves_takes_everything_along(run: Run, stage: str, phase
 @both_loops
 def test_a_client_that_breaks_the_rules_in_its_body(run: Run) -> None:
     async def main() -> None:
-        from edgeproxy.errors import ProxyError
-
         for begun in (False, True):
             async with world(Endpoint(), service={"eject": model.Eject(3)}) as w:
                 asker = Asker(w)

@@ -129,3 +129,42 @@ def test_a_redirect_for_a_client_without_host_is_relative() -> None:
     route = Route(model.Route("r", redirect=model.Redirect(scheme="https")), 0)
     reply = answered(route, head(target="//evil.example/x", start="", version="1.0"), "http", 80)
     assert re.fullmatch(r"/[^/].*", field(reply, b"Location"))
+
+
+# ---- gRPC
+
+def grpc(kind: Kind, cause: str = "no", content_type: str = "application/grpc+proto") -> Reply:
+    asked = head(f"Content-Type: {content_type}\r\nTE: trailers\r\nAccept: text/html\r\n")
+    return error_reply(ProxyError(kind, cause), kind.status, asked, "id-<1>")
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_grpc_client_gets_a_head_and_a_status_of_its_own(kind: Kind) -> None:
+    reply = grpc(kind)
+    assert (reply.status, reply.body, field(reply, b"Content-Type")) == (200, b"", "application/grpc")
+    assert int(field(reply, b"grpc-status")) in range(1, 17)
+    assert f"error={kind.error};" in field(reply, b"Proxy-Status")
+
+
+@pytest.mark.parametrize(("kind", "code"), [
+    (Kind.BAD_REQUEST, 13), (Kind.CLIENT_CERTIFICATE, 7), (Kind.NO_ROUTE, 12), (Kind.METHOD_REFUSED, 12),
+    (Kind.UNAVAILABLE, 14), (Kind.QUEUE_FULL, 14), (Kind.DRAINING, 14), (Kind.CONNECT_REFUSED, 14), (Kind.RESET, 14),
+    (Kind.CONNECT_TIMEOUT, 14), (Kind.RESPONSE_TIMEOUT, 4), (Kind.TOTAL_TIMEOUT, 4), (Kind.REQUEST_TIMEOUT, 4),
+    (Kind.CLIENT_GONE, 1), (Kind.INTERNAL, 2), (Kind.BODY_TOO_LARGE, 8), (Kind.HEAD_TOO_LARGE, 8),
+])
+def test_grpc_codes(kind: Kind, code: int) -> None:
+    assert field(grpc(kind), b"grpc-status") == str(code)
+
+
+def test_a_grpc_message_is_percent_encoded() -> None:
+    message = field(grpc(Kind.RESET, 'é 100% "x"\r\n\x00'), b"grpc-message")
+    assert message == 'edgeproxy: %C3%A9 100%25 "x"%0D%0A%00'
+
+
+@pytest.mark.parametrize(("asked", "answered_with"), [
+    ("application/grpc", "application/grpc"), ("Application/gRPC; charset=utf-8", "application/grpc"),
+    ("application/grpc-web+proto", "application/grpc-web+proto"), ("application/json", "text/html; charset=utf-8"),
+    ("text/application/grpc", "text/html; charset=utf-8"),
+])
+def test_who_is_a_grpc_client(asked: str, answered_with: str) -> None:
+    assert field(grpc(Kind.RESET, content_type=asked), b"Content-Type") == answered_with

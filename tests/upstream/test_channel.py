@@ -1,4 +1,4 @@
-"""The table of `channel.py`, row by row: a real connection, a scripted endpoint on its other end, both loops."""
+"""The table of `http1.py`, row by row: a real connection, a scripted endpoint on its other end, both loops."""
 from __future__ import annotations
 
 import asyncio
@@ -10,8 +10,9 @@ import pytest
 from edgeproxy.codec._leaf import RequestHead, ResponseHead, parse_request
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.net.poller import Poller
+from edgeproxy.net.transport import NOBODY, SocketTransport
 from edgeproxy.policy.endpoint import Endpoint
-from edgeproxy.upstream.channel import Channel
+from edgeproxy.upstream.http1 import Http1Channel
 from edgeproxy.upstream.pool import Member, Pool
 from fakes import OK_EMPTY, Talk, ok, socket_pair
 from net.rig import Run, both_loops, until
@@ -20,13 +21,20 @@ from net.rig import Run, both_loops, until
 class User:
     """Writes down what the channel tells; releases it at the end of a response if told so."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: bytes = b"REQUEST\r\n\r\n") -> None:
+        self.head = head
         self.told: list[str] = []
         self.body = bytearray()
         self.surplus = b""
         self.error: Kind | None = None
-        self.releases: Channel | None = None
+        self.releases: Http1Channel | None = None
         """The channel to give back at the end, as an exchange does."""
+
+    def outbound(self) -> bytes:
+        return self.head
+
+    def outbound_fields(self, scheme: bytes) -> list[tuple[bytes, bytes]]:
+        raise AssertionError("an HTTP/1 channel asks for bytes")
 
     def interim(self, head: ResponseHead) -> None:
         self.told.append(f"interim {head.status}")
@@ -42,7 +50,7 @@ class User:
             if self.releases is not None:
                 self.releases.release(monotonic(), True)
 
-    def upgraded(self, head: ResponseHead, rest: bytes) -> None:
+    def upgraded(self, head: ResponseHead, transport: SocketTransport, rest: bytes) -> None:
         self.told.append("upgraded")
         self.surplus = rest
 
@@ -74,20 +82,21 @@ class Line:
         self.poller = Poller(loop)
         self.member = Member(Endpoint("back:1"), 1, False, Pool(limit, idle_timeout))
         near, far = socket_pair()
-        self.channel = Channel(loop, self.poller, near, self.member)
+        self.channel = Http1Channel(loop, self.poller, SocketTransport(loop, self.poller, near, NOBODY),
+                                    self.member.pool)
         self.endpoint = Talk(far)
 
     @property
-    def idle(self) -> list[Channel]:
+    def idle(self) -> list[Http1Channel]:
         return self.member.pool.idle
 
     def send(self, head: RequestHead | None = None, timeout: float = inf, data: bytes = b"REQUEST\r\n\r\n",
              release: bool = True) -> User:
-        user = User()
+        user = User(data)
         if release:
             user.releases = self.channel
         head = head or request()
-        self.channel.send(user, head, data, head.length == 0, timeout, monotonic())
+        self.channel.send(user, head, b"", head.length == 0, b"", timeout, monotonic())
         return user
 
     async def idle_channel(self) -> None:
