@@ -1,5 +1,5 @@
 # What a user or a maintainer does with this tree. Everything goes into .venv and build folders inside it;
-# only `make test` and `make bench` may install Debian packages (nginx, curl ...), and only if they run as root or sudo needs no password.
+# only `make test`, `conformance` and `bench` may install Debian packages (nginx, curl ...), and only if they run as root or sudo needs no password.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -13,12 +13,13 @@ ARGS ?=
 BIN := .venv/bin
 CARGO := cargo
 # command:package, what the tests and the benchmarks call beside Python packages
-TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd wrk:wrk setpriv:util-linux
-BENCH_TOOLS := nginx:nginx haproxy:haproxy wrk:wrk
+TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd wrk:wrk setpriv:util-linux openssl:openssl h2load:nghttp2-client chromium:chromium
+CONFORMANCE_TOOLS := openssl:openssl testssl:testssl.sh
+BENCH_TOOLS := nginx:nginx haproxy:haproxy wrk:wrk h2load:nghttp2-client
 COMPILED := $(shell sed -n '/^compiled = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml)
 BUILD_FILES := pyproject.toml setup.py $(COMPILED) $(wildcard native/Cargo.* native/src/*.rs native/build.rs)
 
-.PHONY: help demo test check bench fuzz clean
+.PHONY: help demo test check conformance bench fuzz clean
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -37,6 +38,11 @@ check: .venv/.dev  ## ruff, mypy, the layering test, clippy and the crate's own 
 	export PYO3_PYTHON="$$PWD/$(BIN)/python"; \
 	$(CARGO) clippy --manifest-path native/Cargo.toml --locked --all-targets -- -D warnings; \
 	$(CARGO) test --manifest-path native/Cargo.toml --locked --no-default-features
+
+conformance: .venv/.dev  ## h2spec (HTTP/2, both engines) and testssl.sh (TLS) against edgeproxy
+	@$(call tools,$(CONFORMANCE_TOOLS))
+	@$(h2spec)
+	$(BIN)/python tests/conformance/run.py $(ARGS)
 
 bench: .venv/.dev .venv/.bench  ## speed: the pieces, then side by side with nginx, HAProxy, Envoy, Traefik, Caddy
 	@$(call tools,$(BENCH_TOOLS))
@@ -94,5 +100,16 @@ if [ -n "$$missing" ]; then \
   echo "installing$$missing"; \
   { $$become apt-get update -q && $$become DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; } \
     </dev/null >.venv/apt.log 2>&1 || echo "MISSING, please install:$$missing (on Debian: sudo apt-get install$$missing)"; \
+fi
+endef
+
+# Builds h2spec once, into build/ like everything that is built; where that cannot be done, says so and goes on.
+define h2spec
+if [ ! -x build/tools/h2spec ]; then \
+  mkdir -p build/tools; \
+  if ! command -v go >/dev/null; then echo "conformance: no go, so no h2spec (on Debian: apt-get install golang-go)"; \
+  else echo "building h2spec"; GOBIN="$$PWD/build/tools" GOPATH="$$PWD/build/go" GOCACHE="$$PWD/build/go/cache" \
+    go install -modcacherw github.com/summerwind/h2spec/cmd/h2spec@latest >build/tools/h2spec.log 2>&1 \
+    || { echo "conformance: h2spec was not built:"; tail -n5 build/tools/h2spec.log; }; fi; \
 fi
 endef

@@ -25,12 +25,15 @@ BIG = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one proxy runs: its folder, its two ports, the backend's three, and how many descriptors it may have."""
+    """Where one proxy runs: its folder, its three ports and certificate, the backend's ports, how many descriptors."""
 
     name: str
     folder: Path
     http: int
     tcp: int
+    tls: int
+    cert: Path
+    key: Path
     backends: tuple[int, int, int]
     files: int
 
@@ -41,7 +44,7 @@ class Place:
     def fill(self, template: str, suffix: str, **words: str) -> Path:
         """Write a template with its words filled in beside the others; a word left over is a mistake of ours."""
         words |= {"NAME": self.name, "FOLDER": str(self.folder), "HTTP": str(self.http), "TCP": str(self.tcp),
-                  "FILES": str(self.files)}
+                  "FILES": str(self.files), "TLS": str(self.tls), "CERT": str(self.cert), "KEY": str(self.key)}
         words |= {f"BACKEND{n}": str(port) for n, port in enumerate(self.backends, 1)}
         text = (TEMPLATES / template).read_text()
         text = re.sub(r"@([A-Z_0-9]+)@", lambda found: words[found[1]], text)
@@ -63,6 +66,8 @@ class Launch:
     """Connections from clients that this configuration can hold."""
     tcp: bool = True
     """Whether the tcp listener is there: a Debian nginx needs a module for it."""
+    tls: bool = True
+    """Whether the listener for TLS is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,9 @@ def _haproxy(logs: bool) -> Proxy:
         connections = min(20000, (place.files - 200) // 2)   # it wants two descriptors for each
         words = {"GLOBAL_LOG": "log stdout format raw local0 info", "HTTP_LOG": "log global\n  option httplog",
                  "TCP_LOG": "log global\n  option tcplog"}
-        config = place.fill("haproxy.cfg", ".cfg", CONNECTIONS=str(connections),
+        pem = place.folder / f"{place.name}.pem"   # it wants both in one file
+        pem.write_bytes(place.cert.read_bytes() + place.key.read_bytes())
+        config = place.fill("haproxy.cfg", ".cfg", CONNECTIONS=str(connections), PEM=str(pem),
                             **(words if logs else dict.fromkeys(words, "")))
         log = place.log if logs else None
         return Launch([program, "-db", "-f", str(config)], output=log, log=log, clients=connections - 200)

@@ -26,10 +26,12 @@ sys.path.insert(0, str(ROOT))
 
 from bench.peers import extras, load, machine, picture, report  # noqa: E402
 from bench.peers.extras import Site  # noqa: E402
-from bench.peers.load import WORKLOADS, LoadError, Workload  # noqa: E402
+from bench.peers.handshakes import HOST  # noqa: E402
+from bench.peers.load import WORKLOADS, LoadError, Tools, Workload  # noqa: E402
 from bench.peers.processes import Processes, Running  # noqa: E402
 from bench.peers.proxies import Launch, Place, Proxy, backend_command, every_proxy  # noqa: E402
 from bench.peers.report import Report, Row, Table  # noqa: E402
+from tests.e2e.certs import Authority  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 REQUIREMENTS = ROOT / "bench" / "requirements.txt"
@@ -83,11 +85,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, help="length of one turn (2; 1 with --quick)")
     parser.add_argument("--only", metavar="A,B", help=f"these proxies: {keys}")
     parser.add_argument("--workloads", metavar="A,B", help=f"these workloads: {works}")
-    parser.add_argument("--quick", action="store_true", help="four proxies, short turns: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="four proxies, short turns: under three minutes")
     parser.add_argument("--pure", action="store_true", help="a row for edgeproxy without its native engine too")
     parser.add_argument("--reference", default="edgeproxy", help="the row that ratios refer to (edgeproxy)")
     parser.add_argument("--idle", type=int, help="idle connections to hold (10000; 2000 with --quick)")
-    parser.add_argument("--limit", type=float, help="seconds after which no new round begins (600; 120 with --quick)")
+    parser.add_argument("--limit", type=float, help="seconds after which no new round begins (900; 150 with --quick)")
     parser.add_argument("--name", help="name of the result files (latest; quick; partial for a selection)")
     parser.add_argument("--install", action="store_true", help="first install the peers of bench/requirements.txt")
     parser.add_argument("--keep", action="store_true", help="keep the folder with configurations and logs")
@@ -123,7 +125,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         extras=[name for name in EXTRAS if name in asked],
         rounds=options.rounds or (2 if quick else 5),
         seconds=options.seconds or (1 if quick else 2),
-        limit=options.limit or (120 if quick else 600),
+        limit=options.limit or (150 if quick else 900),
         reference=options.reference,
         idle=options.idle or (2000 if quick else 10000),
         starts=1 if quick else 3,
@@ -164,7 +166,8 @@ def _entered(plan: Plan, contestants: list[Contestant], workload: Workload) -> l
     """Rows with the log off are left out where a log makes no difference; so are proxies without a tcp listener."""
     return [one for one in contestants
             if (workload.quiet_rows or not one.proxy.key.endswith("-nolog"))
-            and (workload.listener == "http" or (one.launch.tcp and one.proxy.tcp_log is not None))]
+            and (workload.listener == "http" or (workload.listener == "tls" and one.launch.tls)
+                 or (workload.listener == "tcp" and one.launch.tcp and one.proxy.tcp_log is not None))]
 
 
 def run_workload(site: Site, plan: Plan, contestants: list[Contestant], workload: Workload) -> Table:
@@ -173,10 +176,10 @@ def run_workload(site: Site, plan: Plan, contestants: list[Contestant], workload
     entered = _entered(plan, contestants, workload)
     table = Table(workload)
     for one in entered:
-        log = one.proxy.log if workload.listener == "http" else one.proxy.tcp_log or ""
+        log = one.proxy.log if workload.listener != "tcp" else one.proxy.tcp_log or ""
         row = Row(one.proxy.key, one.proxy.title, log)
         table.rows.append(row)
-        row.fault = load.check(_port(one, workload), workload) or ""
+        row.fault = site.tools.missing(workload) or load.check(_port(one, workload), workload) or ""
         if not row.fault:
             _turn(site, one, workload, script, 1, row, keep=False)
     for number in range(plan.rounds):
@@ -193,12 +196,12 @@ def run_workload(site: Site, plan: Plan, contestants: list[Contestant], workload
 
 
 def _port(one: Contestant, workload: Workload) -> int:
-    return one.place.http if workload.listener == "http" else one.place.tcp
+    return {"http": one.place.http, "tcp": one.place.tcp, "tls": one.place.tls}[workload.listener]
 
 
 def _turn(site: Site, one: Contestant, workload: Workload, script: Path, seconds: int, row: Row, *, keep: bool) -> None:
     try:
-        sample = load.measure(site.wrk, script, one.running, _port(one, workload), workload, seconds=seconds,
+        sample = load.measure(site.tools, script, one.running, _port(one, workload), workload, seconds=seconds,
                               cpus=site.cpus, log=one.launch.log)
     except LoadError as error:
         row.fault = str(error)
@@ -209,7 +212,7 @@ def _turn(site: Site, one: Contestant, workload: Workload, script: Path, seconds
 
 # --- the whole ------------------------------------------------------------------------------------------------------
 
-def measure(plan: Plan, folder: Path, wrk: str) -> Report:
+def measure(plan: Plan, folder: Path, tools: Tools) -> Report:
     cpus = machine.choose_cpus()
     files = machine.raise_descriptors(DESCRIPTORS)
     os.sched_setaffinity(0, {cpus.load})
@@ -220,11 +223,14 @@ def measure(plan: Plan, folder: Path, wrk: str) -> Report:
     ports = machine.Ports(random.Random())
     backends = (ports.take(), ports.take(), ports.take())
 
+    authority = Authority(folder / "certificates")
+    pair = authority.server(HOST, "localhost", "127.0.0.1", days=90)
+
     def place(name: str) -> Place:
-        return Place(name, folder, ports.take(), ports.take(), backends, files)
+        return Place(name, folder, ports.take(), ports.take(), ports.take(), pair.cert, pair.key, backends, files)
 
     with Processes() as processes:
-        site = Site(processes, cpus, folder, wrk, place)
+        site = Site(processes, cpus, folder, tools, place, authority)
         behind = place("backend")
         backend = processes.start("backend", backend_command(behind, folder / "www"), cpu=cpus.load, folder=folder)
         for port in backends:
@@ -248,7 +254,7 @@ def measure_extras(site: Site, plan: Plan, contestants: list[Contestant], result
                 continue
             start = extras.start_and_idle(site, one.proxy, one.program, starts=plan.starts, connections=plan.idle)
             result.starts[one.proxy.key] = start
-            each = f"{start.per_connection / 1024:.1f} KiB a connection"
+            each = f"{start.per_connection / 1024:.1f} KiB a connection, {start.per_tls / 1024:.1f} over TLS"
             say(f"  {one.proxy.title:22} {start.median:.2f} s, {each} {start.fault}")
     ours = next((one for one in contestants if one.proxy.key == "edgeproxy"), None)
     if "growth" in plan.extras and ours is not None:
@@ -308,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="edgeproxy-bench-"))
     folder.chmod(0o755)   # workers of a peer may run as another user
     try:
-        result = measure(plan, folder, wrk)
+        result = measure(plan, folder, Tools(wrk, shutil.which("h2load"), folder))
     except KeyboardInterrupt:
         say("stopped; nothing was written")
         return 130

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -44,7 +44,8 @@ class Nginx:
     `/files/NAME` are files (see `file`); `/websocket` is passed on to `behind`.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], more: str = "", ports: Mapping[str, int] | None = None) -> None:
+        """`more` is the text of further servers, `ports` are theirs."""
         program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         assert program, "the end-to-end tests need nginx (Debian: apt-get install nginx)"
         self.folder = folder
@@ -53,7 +54,8 @@ class Nginx:
         self._files = folder / "files"
         self._files.mkdir(parents=True)
         servers = "".join(_SERVER.format(name=name, port=port, behind=self.behind)
-                          for name, port in self.ports.items())
+                          for name, port in self.ports.items()) + more
+        self.ports |= ports or {}
         user = "user root;" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(_NGINX.format(user=user, servers=servers))
         with (folder / "stderr.txt").open("wb") as err:

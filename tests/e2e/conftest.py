@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from e2e.backends import Actor, BlackHole, Nginx, Stage, StartActor, StartStage
+from e2e.certs import Authority
 from e2e.program import Edge, StartEdge
+from e2e.tlspeers import DialTls, client_context, connect_tls, tls_servers
 from e2e.wire import Dial, Wire, connect
 
 
@@ -29,6 +31,21 @@ def enough_descriptors() -> None:
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """Three servers: a, b and c."""
     server = Nginx(tmp_path_factory.mktemp("nginx"), ("a", "b", "c"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whose certificates the proxy shows, and who signs those of its clients and endpoints."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def origin(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Nginx]:
+    """Servers that speak TLS and HTTP/2: tls, strict (asks for a client certificate), h2, h2c, and a plain one."""
+    more, ports = tls_servers(authority)
+    server = Nginx(tmp_path_factory.mktemp("origin"), ("plain",), more, ports)
     yield server
     server.stop()
 
@@ -88,6 +105,20 @@ def dial() -> Iterator[Dial]:
 
     def open_one(port: int, source: str | None = None, small: bool = False) -> Wire:
         wires.append(connect(port, source=source, small=small))
+        return wires[-1]
+
+    yield open_one
+    for wire in wires:
+        wire.close()
+
+
+@pytest.fixture
+def dial_tls(authority: Authority) -> Iterator[DialTls]:
+    """Opens a client's connection over TLS, with that ALPN; it is closed with the test."""
+    wires: list[Wire] = []
+
+    def open_one(port: int, *alpn: str) -> Wire:
+        wires.append(connect_tls(port, client_context(authority, *alpn)))
         return wires[-1]
 
     yield open_one

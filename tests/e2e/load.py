@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -28,11 +29,14 @@ class Load:
     """`clients` connections ask one request after the other until `stop`; answers must be 200 and hold `expect`."""
 
     def __init__(self, port: int, clients: int = 8, target: str = "/", expect: bytes = b"",
-                 new_connections: bool = False) -> None:
+                 new_connections: bool = False, tls: ssl.SSLContext | None = None, name: str = "load.invalid") -> None:
+        """With `tls` over TLS to `name`; a handshake that fails is a request that failed."""
         self.tally = Tally()
         self._port = port
         self._clients = clients
-        self._request = f"GET {target} HTTP/1.1\r\nHost: load.invalid\r\n\r\n".encode()
+        self._request = f"GET {target} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode()
+        self._tls = tls
+        self._name = name
         self._expect = expect
         self._once = new_connections
         self._stopping = threading.Event()
@@ -58,7 +62,10 @@ class Load:
     async def _client(self) -> None:
         while not self._stopping.is_set():
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                reader, writer = await self._open()
+            except ssl.SSLError as fault:
+                self.tally.failed.append(f"no handshake: {fault!r}")
+                continue
             except OSError:
                 self.tally.refused += 1
                 await asyncio.sleep(0.01)
@@ -67,6 +74,11 @@ class Load:
                 await self._talk(reader, writer)
             finally:
                 writer.transport.abort()
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._tls is None:
+            return await asyncio.open_connection("127.0.0.1", self._port)
+        return await asyncio.open_connection("127.0.0.1", self._port, ssl=self._tls, server_hostname=self._name)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tally = self.tally
