@@ -1,4 +1,5 @@
-# edgeproxy as an image: docker build -t edgeproxy . && docker run -v ./edgeproxy.yaml:/etc/edgeproxy/edgeproxy.yaml:ro -p 80:8080 edgeproxy
+# edgeproxy as an image: docker build -t edgeproxy . && docker run -v ./edge:/etc/edgeproxy:ro -p 80:8080 -p 443:8443 edgeproxy
+# ./edge has edgeproxy.yaml and the certificates; a folder, because a file that is mounted alone stays the old one when it is replaced.
 # The root file system may be read-only. There is no HEALTHCHECK yet: the command that it would call is not built.
 ARG PYTHON=3.13
 
@@ -15,7 +16,7 @@ COPY --from=build /opt/edgeproxy /opt/edgeproxy
 ENV PATH=/opt/edgeproxy/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /etc/edgeproxy
-EXPOSE 8080
+EXPOSE 8080 8443
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["edgeproxy"]
 CMD ["-c", "/etc/edgeproxy/edgeproxy.yaml"]

@@ -40,7 +40,6 @@ class Kind(Enum):
     BAD_CLIENT_HELLO = ("bad_client_hello", "tls_protocol_error", 400, Side.CLIENT, RetryClass.NEVER)  # only logged
     HANDSHAKE_FAILED = ("handshake_failed", "tls_protocol_error", 400, Side.CLIENT, RetryClass.NEVER)  # only logged
     HANDSHAKE_TIMEOUT = ("handshake_timeout", "connection_timeout", 408, Side.CLIENT, RetryClass.NEVER)  # only logged
-    CLIENT_CERTIFICATE = ("client_certificate", "http_request_denied", 403, Side.CLIENT, RetryClass.NEVER)  # missing
     HEAD_TOO_LARGE = ("head_too_large", "http_request_error", 431, Side.CLIENT, RetryClass.NEVER)
     CODING_UNKNOWN = ("coding_unknown", "http_request_error", 501, Side.CLIENT, RetryClass.NEVER)
     VERSION_REFUSED = ("version_refused", "http_request_error", 505, Side.CLIENT, RetryClass.NEVER)
@@ -66,7 +65,7 @@ class Kind(Enum):
     TLS_CERTIFICATE = ("tls_certificate", "tls_certificate_error", 502, Side.UPSTREAM, RetryClass.CONNECT)
     TLS_FAILED = ("tls_failed", "tls_protocol_error", 502, Side.UPSTREAM, RetryClass.CONNECT)
     TLS_ALERT = ("tls_alert", "tls_alert_received", 502, Side.UPSTREAM, RetryClass.CONNECT)
-    # HTTP/2: the endpoint says itself that it has not looked at the request (RFC 9113 §8.7). Any method may be repeated.
+    # HTTP/2: the endpoint says that it has not looked at the request (RFC 9113 §8.7): any method may be repeated.
     NOT_PROCESSED = ("not_processed", "connection_terminated", 502, Side.UPSTREAM, RetryClass.CONNECT)
     STALE = ("stale", "connection_terminated", 502, Side.UPSTREAM, RetryClass.STALE)
     RESET = ("reset", "connection_terminated", 502, Side.UPSTREAM, RetryClass.RESET)

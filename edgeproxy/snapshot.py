@@ -62,6 +62,13 @@ def compile_rules(config: Config, before: Rules | None = None) -> Rules:
                  compile_endpoints_tls(config, before.endpoints_tls if before is not None else {}))
 
 
+def renew_rules(config: Config, before: Rules, fresh_tickets: bool = False) -> Rules:
+    """The same rules with what `config` has read of certificates by now; the contexts of what has not changed stay, and
+    so do their tickets, unless `fresh_tickets`. Raises ConfigError."""
+    return before._replace(tls=compile_tls(config, {} if fresh_tickets else before.tls),
+                           endpoints_tls=compile_endpoints_tls(config, before.endpoints_tls))
+
+
 def compile_tls(config: Config, before: Mapping[str, TlsServer]) -> dict[str, TlsServer]:
     """Of each https listener; what has not changed since `before` is taken over. Raises ConfigError."""
     servers = {}

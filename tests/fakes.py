@@ -25,6 +25,7 @@ from edgeproxy.runtime.fronts import HttpFront
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.session.http import HttpListener
 from edgeproxy.session.peer import Peer as KnownPeer
+from edgeproxy.session.record import ConnectionRecord
 from edgeproxy.session.reply import Reply
 from edgeproxy.snapshot import Live, Snapshot, compile_rules
 from edgeproxy.upstream.pool import Member
@@ -261,7 +262,8 @@ class Web(World):
                                   limits=limits or model.ListenerLimits(),
                                   timeouts=timeouts or model.ListenerTimeouts())
         super().__init__(places, routes, service, listener)
-        self.http = HttpListener(self.loop, self.poller, listener, self.live, self.logged.append)
+        self.faults: list[ConnectionRecord] = []
+        self.http = HttpListener(self.loop, self.poller, listener, self.live, self.logged.append, self.faults.append)
         self.front = HttpFront(self.http, self._ended)
         self.opened = self.closed = 0
         self.clients: list[Talk] = []

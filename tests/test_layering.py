@@ -18,7 +18,7 @@ PACKAGE = "edgeproxy"
 
 # Lowest first. A module imports from lower rows and from its own part, never sideways and never upwards.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "compiler"),
     ("codec", "policy", "config"),
     ("route",),
     ("router",),

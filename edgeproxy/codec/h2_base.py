@@ -28,7 +28,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from edgeproxy.codec.compiler import mypyc_attr
 from edgeproxy.codec.h2_guard import (
     BROKEN,
     CANCEL,
@@ -48,6 +47,7 @@ from edgeproxy.codec.h2_guard import (
     H2Limits,
     number,
 )
+from edgeproxy.compiler import mypyc_attr
 from edgeproxy.errors import Kind, ProxyError
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -136,6 +136,10 @@ class H2Codec:
     def open(self) -> int:
         """Streams that are not over."""
         return len(self._streams)
+
+    def is_open(self, stream: int) -> bool:
+        """Whether a stream is known; not over until both ends are sent, so ask after `output()`."""
+        return stream in self._streams
 
     @property
     def in_head(self) -> bool:

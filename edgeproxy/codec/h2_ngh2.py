@@ -141,7 +141,7 @@ class Ngh2Codec(H2Codec):
                 return
             if kind is RequestReceived:
                 stream = event.stream_id
-                if self._left:
+                if self._left or self._farewell >= 0:  # until our GOAWAY is in the output, nghttp2 takes them
                     continue
                 ended = event.end_stream
                 streams[stream] = PEER_ENDED if ended else 0

@@ -1,8 +1,8 @@
 """A transport whose bytes are TLS records: OpenSSL between memory buffers, on the raw sockets of `SocketTransport`.
 
-Why not the loop's TLS: there a connection cannot choose its certificate, its client certificates and its refusal by what
-the ClientHello asks for before OpenSSL has seen it (its callback can swap a certificate, but not what a client has to
-prove, and cannot refuse an ALPN without overlap); and it would bring the loop's transports back (see `transport.py`).
+Why not the loop's TLS: there a connection cannot choose its certificate, its client certificates and its refusal by
+what the ClientHello asks for before OpenSSL has seen it (its callback can swap a certificate, but not what a client has
+to prove, and cannot refuse an ALPN without overlap); and it would bring the loop's transports back (`transport.py`).
 
     stage      stimulus                       then
     HELLO      part of a ClientHello          kept, at most 16 KiB
@@ -11,7 +11,7 @@ prove, and cannot refuse an ALPN without overlap); and it would bring the loop's
     SHAKING    OpenSSL refuses                its alert is sent, `Handshake.refused`, closed
     SECURE     bytes                          decrypted, to the receiver
     SECURE     close_notify                   `eof_received`
-    SECURE     FIN without close_notify       `connection_lost` with `Truncated`: what came may not be all (RFC 8446 §6.1)
+    SECURE     FIN without close_notify       `connection_lost` with `Truncated`: it may not be all (RFC 8446 §6.1)
 
 A client's transport begins with SHAKING. The owner watches the time.
 """
@@ -24,10 +24,10 @@ import ssl
 from typing import Final
 
 from edgeproxy.codec.clienthello import DECODE_ERROR, ClientHello, HelloReader, alert
+from edgeproxy.compiler import mypyc_attr
 from edgeproxy.errors import Truncated
-from edgeproxy.net.compiler import mypyc_attr
 from edgeproxy.net.poller import Poller
-from edgeproxy.net.transport import OPEN, READ_LARGE, Receiver, SocketTransport
+from edgeproxy.net.transport import HIGH_WATER, OPEN, READ_LARGE, Receiver, SocketTransport
 
 _log = logging.getLogger("edgeproxy")
 
@@ -52,14 +52,14 @@ class Handshake(Receiver):
         raise NotImplementedError
 
     def refused(self, error: Exception) -> None:
-        """Nothing came of it; the transport closes itself. `error`: `ssl.SSLError`, or ValueError for no ClientHello."""
+        """Nothing came of it; the transport closes itself. `error`: `ssl.SSLError`; ValueError: no ClientHello."""
 
 
 class TlsTransport(SocketTransport):
     """A server's; a client's after `shake`."""
 
-    __slots__ = ("_stage", "_hello", "_reader", "_handshake", "_tls", "_incoming", "_outgoing", "_decrypt", "_encrypt", "_said_bye",
-                 "sni")
+    __slots__ = ("_stage", "_hello", "_reader", "_handshake", "_tls", "_incoming", "_outgoing", "_decrypt", "_encrypt",
+                 "_said_bye", "_answers", "sni")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket,
                  handshake: Handshake) -> None:
@@ -71,6 +71,7 @@ class TlsTransport(SocketTransport):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._said_bye = False
+        self._answers = 0  # bytes of the protocol's own since the peer was last seen to take what it is sent
         self.sni = ""
         """The name that the client asked for. (servers)"""
         super().__init__(loop, poller, sock, handshake)
@@ -144,15 +145,24 @@ class TlsTransport(SocketTransport):
             ended = True
         except (ssl.SSLError, OSError) as exc:
             error = exc
-        if self._outgoing.pending:  # an answer of the protocol's own, such as a new key
-            super().write(self._outgoing.read())
+        if self._outgoing.pending:
+            error = self._answer() or error
         if parts:
             self._receiver.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
         if error is not None:
             self._stage = _BROKEN
+            self._flush()  # the alert, if there is one
             self._lose(error)
         elif ended:
             self._end_of_input()
+
+    def _answer(self) -> Exception | None:
+        """Send what the protocol says for itself: a new key, an alert. Who asks for it and takes nothing is left: it is
+        all that a transport writes and its receiver cannot hold back."""
+        answer = self._outgoing.read()
+        self._answers = self._answers + len(answer) if self._over else 0
+        super().write(answer)
+        return ConnectionError("the peer takes no answers") if self._answers > HIGH_WATER else None
 
     def _ragged_end(self) -> None:
         if self._stage == _SHAKING and self._handshake is not None:
@@ -161,7 +171,7 @@ class TlsTransport(SocketTransport):
             self._lose(Truncated("closed without close_notify"))
 
     def peek_alive(self) -> bool:
-        """Whether an idle connection is still quiet. What the protocol says for itself, such as a new ticket, is read."""
+        """Whether an idle connection is still quiet. What the protocol says for itself (a new ticket) is read."""
         try:
             data = self._recv(READ_LARGE)
         except (BlockingIOError, InterruptedError):
@@ -271,3 +281,7 @@ class TlsTransport(SocketTransport):
     def close(self) -> None:
         self._bye()
         super().close()
+
+    def _lost(self, exc: Exception | None) -> None:
+        super()._lost(exc)
+        self._handshake = None  # it knows us: with it 40 KiB would wait for the garbage collector

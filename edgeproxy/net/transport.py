@@ -18,7 +18,7 @@ import socket
 from collections import deque
 from typing import Final
 
-from edgeproxy.net.compiler import mypyc_attr
+from edgeproxy.compiler import mypyc_attr
 from edgeproxy.net.poller import BROKEN, ENDING, READABLE, WRITABLE, Poller
 
 _log = logging.getLogger("edgeproxy")

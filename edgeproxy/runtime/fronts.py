@@ -17,7 +17,7 @@ from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import NOBODY, SocketTransport
 from edgeproxy.policy.sni import NameTable
 from edgeproxy.runtime.accesslog import AccessLog
-from edgeproxy.session.gates import RedirectGate
+from edgeproxy.session.gates import LeavingGate, RedirectGate
 from edgeproxy.session.http import HttpListener
 from edgeproxy.session.http1 import Http1Session
 from edgeproxy.session.opening import Entrance, Opening
@@ -81,7 +81,9 @@ class HttpFront(Front):
 
     def drain(self) -> None:
         self._http.draining = True
+        self._gate = LeavingGate(self._http.live, self._http.name, self._gate)
         for session in list(self._http.sessions):
+            session.peer.gate = self._gate
             session.drain()
 
     def cut(self) -> None:
@@ -109,6 +111,12 @@ class HttpsFront(Front):
         server = self._live.snapshot.tls[self._http.name]
         SecureOpening(self._http, server, sock, peer, port, self._openings, self._log.connection, self._ended
                       ).header = header
+
+    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None
+              ) -> ProxyError | None:
+        if self._http.name not in self._live.snapshot.tls:  # a reload has removed the listener, or its TLS
+            return ProxyError(Kind.DRAINING)
+        return super().admit(port, sock, peer, header, hello)
 
     def drain(self) -> None:
         self._http.draining = True
@@ -226,7 +234,7 @@ def build_front(loop: asyncio.AbstractEventLoop, poller: Poller, config: model.L
 def _build(loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live, log: AccessLog,
            ended: Callable[[], None]) -> Front:
     if config.protocol == "http":
-        return HttpFront(HttpListener(loop, poller, config, live, log.exchange), ended)
+        return HttpFront(HttpListener(loop, poller, config, live, log.exchange, log.connection), ended)
     if config.protocol == "https":
-        return HttpsFront(HttpListener(loop, poller, config, live, log.exchange), live, log, ended)
+        return HttpsFront(HttpListener(loop, poller, config, live, log.exchange, log.connection), live, log, ended)
     return RelayFront(loop, TcpListener(config, poller), live, log.connection, ended)

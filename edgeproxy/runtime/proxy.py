@@ -20,7 +20,6 @@ from edgeproxy.codec._leaf import ENGINE
 from edgeproxy.config.delta import delta
 from edgeproxy.config.load import ConfigError
 from edgeproxy.config.model import Config
-from edgeproxy.net.certificates import TlsServer
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.sockets import BindError, refuse_new
 from edgeproxy.runtime.accesslog import AccessLog
@@ -70,7 +69,7 @@ class Proxy:
         self._live = Live(Snapshot(config, services, rules))
         self._follow(config)
         self._watch = CertificateWatch(self._loop, lambda: self._live.snapshot.config,
-                                       lambda: self._live.snapshot.tls, self._renewed)
+                                       lambda: self._live.snapshot.rules, self._renewed)
         self._warm()
         for listener in self._listeners.values():
             for line in listener.describe():
@@ -141,11 +140,12 @@ class Proxy:
         self._warm()
         _log.info("configuration reloaded: %s", delta(old, config))
 
-    def _renewed(self, old: Config, new: Config, servers: dict[str, TlsServer]) -> None:
+    def _renewed(self, old: Config, new: Config, rules: Rules) -> None:
         """Certificates have changed in their files."""
         snapshot = self._live.snapshot
-        if snapshot.config is old:  # else a reload has read them anyway
-            self._live.snapshot = Snapshot(new, snapshot.services, snapshot.rules._replace(tls=servers))
+        if snapshot.config is old and self._ending is None:  # else a reload has read them anyway
+            services = self._registry.apply_services(new, rules.endpoints_tls)
+            self._live.snapshot = Snapshot(new, services, rules)
             self._warm()
 
     def _warm(self) -> None:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from time import monotonic, time
 
-from edgeproxy.config.certificates import Certificate, CertificateError, read_bundle, read_certificate
+from edgeproxy.config.certificates import Certificate, CertificateError, cautions, read_bundle, read_certificate
 from edgeproxy.config.model import Config
 from edgeproxy.config.problem import ConfigError
-from edgeproxy.net.certificates import Site, TlsServer
-from edgeproxy.snapshot import compile_tls
+from edgeproxy.net.certificates import Site, TlsServer, try_out
+from edgeproxy.snapshot import Rules, renew_rules
 
 _log = logging.getLogger("edgeproxy")
 
 INTERVAL = 1.0
+ROTATION = 12 * 3600.0
+"""Keys of session tickets are used no longer (RFC 5077 §5.5): who steals one reads so much of what was said."""
 WARMED = 10
 RECENT = 60.0
+DAY = 86400.0
 SHARE = 50  # looking takes at most this part of the time: 10 000 files are looked at every other second
 
 Look = tuple[int, int, int]
@@ -40,16 +43,24 @@ def look(path: str) -> Look:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def pairs_of(config: Config) -> list[tuple[str, str]]:
+    """Certificate and key, of listeners and of services."""
+    pairs = [pair for listener in config.listeners.values() if listener.tls for pair in listener.tls.certificates]
+    pairs += [service.tls.client_cert for service in config.services.values() if service.tls.client_cert]
+    return list(dict.fromkeys((pair.cert, pair.key) for pair in pairs))
+
+
+def bundles_of(config: Config) -> list[str]:
+    """Of authorities: those of clients, and those of endpoints."""
+    auths = [listener.tls.client_auth for listener in config.listeners.values() if listener.tls]
+    bundles = [auth.ca for auth in auths if auth] + [s.tls.ca for s in config.services.values() if s.tls.ca]
+    return list(dict.fromkeys(bundles))
+
+
 def watched(config: Config) -> list[str]:
     """The files whose change is picked up."""
-    paths: dict[str, None] = {}
-    for listener in config.listeners.values():
-        if listener.tls is not None:
-            for pair in listener.tls.certificates:
-                paths[pair.cert] = paths[pair.key] = None
-            if listener.tls.client_auth is not None:
-                paths[listener.tls.client_auth.ca] = None
-    return list(paths)
+    paths = [path for pair in pairs_of(config) for path in pair]
+    return list(dict.fromkeys(paths + bundles_of(config)))
 
 
 async def warm(servers: Iterable[TlsServer]) -> None:
@@ -70,23 +81,33 @@ def _make(sites: list[Site]) -> None:
             _log.error("OpenSSL does not take the certificate %s: %s", site.certificates[0].cert, error)
 
 
-class CertificateWatch:
-    """`config` and `servers` give those that run; `renewed(old, new, servers)` is called in the loop with what is to
-    take their place."""
+def warn(config: Config) -> None:
+    """Say what `edgeproxy check` says of certificates: one that ends soon must not need somebody who asks."""
+    now = time()
+    for certificate in config.certificates.values():
+        for caution in cautions(certificate, now):
+            _log.warning("%s", caution)
 
-    __slots__ = ("_config", "_servers", "_renewed", "_seen", "_pending", "_known", "_paths",
-                 "_task")
+
+class CertificateWatch:
+    """`config` and `rules` give those that run; `renewed(old, new, rules)` is called in the loop with what is to take
+    their place."""
+
+    __slots__ = ("_config", "_rules", "_renewed", "_seen", "_pending", "_known", "_paths", "_told", "_rotate_at",
+                 "_warn_at", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: Callable[[], Config],
-                 servers: Callable[[], Mapping[str, TlsServer]],
-                 renewed: Callable[[Config, Config, dict[str, TlsServer]], None]) -> None:
+                 rules: Callable[[], Rules], renewed: Callable[[Config, Config, Rules], None]) -> None:
         self._config = config
-        self._servers = servers
+        self._rules = rules
         self._renewed = renewed
         self._seen: Files = {}
         self._pending: Files = {}
         self._known: Config | None = None
+        self._told = ""  # why a renewal failed the last time
         self._paths: list[str] = []
+        self._rotate_at = monotonic() + ROTATION
+        self._warn_at = 0.0
         self._task = loop.create_task(self._watch())
 
     def stop(self) -> None:
@@ -105,13 +126,17 @@ class CertificateWatch:
 
     async def _round(self) -> None:
         config = self._config()
-        if config is not self._known:  # a reload: it may have read the files before they changed the last time
+        # A reload may have read files before they changed the last time. And once a day what ends soon is said again.
+        if config is not self._known or monotonic() >= self._warn_at:
             self._known, self._paths = config, watched(config)
             self._seen.clear()
+            self._warn_at = monotonic() + DAY
+            await asyncio.to_thread(warn, config)
         if self._paths:
             found = await asyncio.to_thread(self._look)
-            if found:
-                await self._renew(config, found)
+            rotate = monotonic() >= self._rotate_at
+            if found or rotate:
+                await self._renew(config, found, rotate)
 
     def _look(self) -> Files:
         """The files that have changed."""
@@ -122,13 +147,13 @@ class CertificateWatch:
             if seen == now:
                 continue
             # What is seen for the first time may have changed between its reading and this look.
-            if seen is not None or time() - now[1] / 1e9 < RECENT:
+            if seen is not None or now == NOTHING or time() - now[1] / 1e9 < RECENT:
                 found[path] = now
             else:
                 self._seen[path] = now
         return found
 
-    async def _renew(self, config: Config, found: Files) -> None:
+    async def _renew(self, config: Config, found: Files, rotate: bool) -> None:
         """Take what has changed since it was last used or refused."""
         certificates, refused = await asyncio.to_thread(reread, config, found)
         fresh = {path for path in found if not any(path in why.files for why in refused)}
@@ -140,18 +165,25 @@ class CertificateWatch:
                 _log.error("%s; the certificate that was read before stays in use", why)
         self._pending = now
         certificates = {pair: read for pair, read in certificates.items() if config.certificates.get(pair) != read}
-        self._seen.update({path: found[path] for path in fresh})
-        if not fresh:
+        if not fresh and not rotate:
             return
         renewed = replace(config, certificates=config.certificates | certificates)
         try:
-            servers = await asyncio.to_thread(compile_tls, renewed, self._servers())
-        except ConfigError as error:
-            _log.error("%s; the certificates that were read before stay in use", error)
+            rules = await asyncio.to_thread(renew_rules, renewed, self._rules(), rotate)
+        except ConfigError as error:  # it is tried again each time: another file may be what stands in the way
+            if str(error) != self._told:
+                self._told = str(error)
+                _log.error("%s; the certificates that were read before stay in use", error)
         else:
-            self._renewed(config, renewed, servers)
+            self._told = ""
+            self._seen.update({path: found[path] for path in fresh})
+            if rotate:
+                self._rotate_at = monotonic() + ROTATION
+            self._renewed(config, renewed, rules)
             if self._config() is renewed:
                 self._known = renewed
+            for bundle in fresh.intersection(bundles_of(config)):
+                _log.info("new authorities in %s", bundle)
             for certificate in certificates.values():
                 _log.info("new certificate %s, sha256 %s, for %s", certificate.cert, certificate.fingerprint[:16],
                           ", ".join(certificate.names[:5]))
@@ -169,19 +201,21 @@ def reread(config: Config, changed: Collection[str]) -> tuple[dict[tuple[str, st
     certificates: dict[tuple[str, str], Certificate] = {}
     refused: list[Refusal] = []
     now = time()
-    for listener in config.listeners.values():
-        if listener.tls is None:
-            continue
-        for pair in listener.tls.certificates:
-            if (pair.cert in changed or pair.key in changed) and (pair.cert, pair.key) not in certificates:
-                try:
-                    certificates[pair.cert, pair.key] = read_certificate(pair.cert, pair.key, now)
-                except CertificateError as error:
-                    refused.append(Refusal((pair.cert, pair.key), str(error)))
-        auth = listener.tls.client_auth
-        if auth is not None and auth.ca in changed:
+    for cert, key in pairs_of(config):
+        if cert in changed or key in changed:
             try:
-                read_bundle(auth.ca)
+                certificate = read_certificate(cert, key, now)
+                try_out(certificate)
             except CertificateError as error:
-                refused.append(Refusal((auth.ca,), str(error)))
+                refused.append(Refusal((cert, key), str(error)))
+            except (OSError, ValueError) as error:
+                refused.append(Refusal((cert, key), f"{cert}: OpenSSL does not take it: {error}"))
+            else:
+                certificates[cert, key] = certificate
+    for bundle in bundles_of(config):
+        if bundle in changed:
+            try:
+                read_bundle(bundle)
+            except CertificateError as error:
+                refused.append(Refusal((bundle,), str(error)))
     return certificates, refused

@@ -350,7 +350,7 @@ class Exchange(Acquiring):
         """The try is over; its channel is gone."""
         service, member = self._service, self._member
         assert member is not None
-        if error.kind not in BLAMELESS:
+        if error.kind not in BLAMELESS and not (error.kind is Kind.RESPONSE_TIMEOUT and self._asking):
             service.failed(member, error.kind)
         if self._stage == BODY:
             self._leave()
@@ -360,6 +360,12 @@ class Exchange(Acquiring):
             self.attempts = (*self.attempts, (member.address, error.kind.word))
             self._leave()
             self._answer_error(error)
+
+    @property
+    def _asking(self) -> bool:
+        """The request waits for 100 (Continue). Many an endpoint never says that, and waits for the body."""
+        head = self.head
+        return head is not None and head.expect and not (self.continued or self.bytes_in or self._request_done)
 
     def client_gone(self, kind: Kind = Kind.CLIENT_GONE) -> None:
         """The client left, or (DRAINING) is being left: nothing it started goes on."""

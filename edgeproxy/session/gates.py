@@ -31,6 +31,29 @@ class RedirectGate(Gate):
         return Reply(308, ((b"Location", location.encode("latin-1")),), b"")
 
 
+def _uncertified() -> ProxyError:
+    return ProxyError(Kind.MISDIRECTED, "this connection was not asked for the client certificate that is needed")
+
+
+class LeavingGate(Gate):
+    """For connections of a plain listener that a reload has ended: one of the same name may ask for client certificates
+    by now, and requests are routed by what is configured now."""
+
+    __slots__ = ("_live", "_listener", "_before")
+
+    def __init__(self, live: Live, listener: str, before: Gate | None) -> None:
+        """`before`: what was asked until now."""
+        self._live = live
+        self._listener = listener
+        self._before = before
+
+    def check(self, head: RequestHead) -> Reply | ProxyError | None:
+        server = self._live.snapshot.tls.get(self._listener)
+        if server is not None and server.client_auth is not None:
+            return _uncertified()
+        return self._before.check(head) if self._before is not None else None
+
+
 class SecureGate(Gate):
     """421 for a Host that this connection may not ask for: another certificate is for it, or client certificates are
     asked for by now and this connection was not asked (tls.md; nginx CVE-2025-23419, Caddy CVE-2018-21246)."""
@@ -48,12 +71,12 @@ class SecureGate(Gate):
     def check(self, head: RequestHead) -> Reply | ProxyError | None:
         server = self._live.snapshot.tls.get(self._listener)
         if server is not self._server:
-            if server is None:  # the listener is going away; the exchange says so
+            if server is None:  # gone (then there is no router either), or without TLS by now
                 return None
             self._server = server
             self._good = ""
         if server.client_auth != self._auth and server.client_auth is not None:
-            return ProxyError(Kind.MISDIRECTED, "this connection was not asked for the client certificate that is needed")
+            return _uncertified()
         host = head.host
         if host == self._good or not host:
             return None

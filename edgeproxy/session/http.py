@@ -4,17 +4,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address
+from itertools import count
 from math import inf
+from secrets import token_hex
 
 from edgeproxy.codec._leaf import RequestHead
+from edgeproxy.compiler import mypyc_attr
 from edgeproxy.config import model
-from edgeproxy.net.compiler import mypyc_attr
 from edgeproxy.net.deadline import Nursery
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import Receiver
 from edgeproxy.session.exchange import Exchange
 from edgeproxy.session.peer import Peer
+from edgeproxy.session.record import ConnectionRecord
 from edgeproxy.snapshot import Live
+
+_process = token_hex(6)
+_connections = count(1)
+
+
+def connection_id() -> str:
+    """What the ids of this connection's requests begin with; no other connection of any process has it."""
+    return f"{_process}{next(_connections):x}-"
+
 
 MAX_REQUEST_ID = 128
 MAX_HOPS = 32
@@ -38,15 +50,17 @@ class HttpSession(Receiver):
 class HttpListener:
     """What the connections of one http listener share. A reload changes `config` in place."""
 
-    __slots__ = ("name", "config", "live", "log", "loop", "poller", "nursery", "sessions", "draining", "idle",
-                 "header_time", "body_time", "body_limit")
+    __slots__ = ("name", "config", "live", "log", "unserved", "loop", "poller", "nursery", "sessions", "draining",
+                 "idle", "header_time", "body_time", "body_limit")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, config: model.Listener, live: Live,
-                 log: Callable[[Exchange], None]) -> None:
+                 log: Callable[[Exchange], None], unserved: Callable[[ConnectionRecord], None]) -> None:
+        """`log` is told of exchanges, `unserved` of connections that end for a fault of their own."""
         self.name = config.name
         self.apply(config)
         self.live = live
         self.log = log
+        self.unserved = unserved
         self.loop = loop
         self.poller = poller
         self.sessions: set[HttpSession] = set()

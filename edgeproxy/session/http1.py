@@ -17,8 +17,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
-from secrets import token_hex
 from time import monotonic
 from typing import Final
 
@@ -28,7 +26,7 @@ from edgeproxy.errors import Kind, Outcome, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.session.exchange import Exchange
-from edgeproxy.session.http import HttpListener, HttpSession
+from edgeproxy.session.http import HttpListener, HttpSession, connection_id
 from edgeproxy.session.http2 import Http2Session
 from edgeproxy.session.pace import Pace
 from edgeproxy.session.peer import Peer
@@ -39,12 +37,7 @@ DRAIN_LIMIT = 256 * 1024
 LINGER_TIME = 2.0
 MOMENT = 0.5  # while draining, for a request that is on its way (HAProxy: idle-close-on-response)
 
-
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-_process = token_hex(6)
-_connections = count(1)
-
 
 # Plain numbers, not an enum: the compiled code compares them in an instruction.
 _IDLE: Final = 0
@@ -85,7 +78,7 @@ class Http1Session(HttpSession):
         self._dropped = 0
         self._received = 0      # bytes of bodies
         self._pace: Pace | None = None
-        self._id = f"{_process}{next(_connections):x}-"
+        self._id = connection_id()
         self._number = 0        # of the request on this connection; with `_id` the request's id
         self._begun = False     # part of the present request's head is here
         listener.sessions.add(self)

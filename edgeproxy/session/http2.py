@@ -28,12 +28,13 @@ from time import monotonic
 from typing import Final
 
 from edgeproxy.codec.h2 import H2Codec, H2Limits, build_codec
-from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.errors import Kind, Phase, ProxyError
 from edgeproxy.net.deadline import Deadline
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.session.http import HttpListener, HttpSession
 from edgeproxy.session.pace import Pace
 from edgeproxy.session.peer import Peer
+from edgeproxy.session.record import unserved
 from edgeproxy.session.stream import (
     CANCEL,
     FINE,
@@ -69,7 +70,7 @@ _warned: dict[str, float] = {}  # by listener: when it last said that a client w
 class Http2Session(HttpSession):
     __slots__ = ("listener", "loop", "poller", "log", "codec", "transport", "deadline", "state", "streams",
                  "choked", "full", "now", "intake", "_ending", "_blocked", "_closed", "_dirty", "_receiving",
-                 "_quiet_since", "_head_since", "_final_at", "_taking", "_watches", "_period", "_dropped")
+                 "_began", "_quiet_since", "_head_since", "_final_at", "_taking", "_watches", "_period", "_dropped")
 
     def __init__(self, listener: HttpListener, peer: Peer, transport: SocketTransport, closed: Callable[[], None],
                  first: bytes = b"") -> None:
@@ -98,6 +99,7 @@ class Http2Session(HttpSession):
         self._closed: Callable[[], None] | None = closed
         self._dirty = False       # a write is booked
         self._receiving = False   # the codec is telling what came, and must not be asked for output
+        self._began = now
         self._quiet_since = now   # no stream since then
         self._head_since = inf    # a header block is not whole
         self._final_at = inf
@@ -222,10 +224,10 @@ class Http2Session(HttpSession):
         self._write()
         if self.full or self.state >= _LINGER:
             return
+        if self._blocked:  # first: `_settle` goes by their number
+            self._unblock()
         if self._ending:
             self._settle()
-        if self._blocked:
-            self._unblock()
         if self.choked:
             self._relieve()
         if self.state == _LEAVING and not (self.streams or self._ending or self._blocked):
@@ -399,7 +401,10 @@ class Http2Session(HttpSession):
     def _broken(self, error: ProxyError, now: float) -> None:
         """The client broke the protocol or a limit of it; the codec has a GOAWAY that says so."""
         self._warn(error, now)
-        self._give_up(Kind.CLIENT_GONE)
+        peer = self.peer
+        self.listener.unserved(unserved(peer.address, self.listener.name, self._began, error.kind, Phase.HEAD,
+                                        error.cause, peer.sni))
+        self._give_up(error.kind)
         self._receiving = False
         self._write()
         self.state = _CLOSED

@@ -5,8 +5,8 @@ import socket
 
 from edgeproxy.codec._leaf import Forward, RequestHead
 from edgeproxy.codec.proxyproto import ProxyHeader, encode_v1, encode_v2
+from edgeproxy.compiler import mypyc_attr
 from edgeproxy.errors import ProxyError
-from edgeproxy.net.compiler import mypyc_attr
 from edgeproxy.session.opening import ends
 from edgeproxy.session.reply import Reply
 

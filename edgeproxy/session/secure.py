@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from time import monotonic
 
-from edgeproxy.codec.clienthello import UNRECOGNIZED_NAME, ClientHello
+from edgeproxy.codec.clienthello import INTERNAL_ERROR, UNRECOGNIZED_NAME, ClientHello
 from edgeproxy.codec.proxyproto import ProxyHeader
 from edgeproxy.errors import Kind, Phase, Truncated
 from edgeproxy.net.certificates import Site, TlsServer
@@ -54,7 +54,11 @@ class SecureOpening(Handshake):
         openings.add(self)
 
     def hello(self, hello: ClientHello) -> ssl.SSLContext | int:
-        choice = self._server.choose(hello)
+        try:
+            choice = self._server.choose(hello)
+        except (OSError, ValueError) as error:  # of a certificate among many, that nobody has asked for before
+            self._fail(f"no TLS with the certificate for {hello.sni or 'a client without SNI'}: {reason(error)}")
+            return INTERNAL_ERROR
         if isinstance(choice, int):
             self._fail(f"no certificate for {hello.sni or 'a client without SNI'}" if choice == UNRECOGNIZED_NAME else
                        f"no protocol in common, the client offers {', '.join(hello.alpn)}")

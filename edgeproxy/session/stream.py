@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 from math import inf
-from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from edgeproxy.codec._leaf import Edits, ResponseHead, request_from_fields, trailer_fields, trailers_from_fields
 from edgeproxy.codec.h2 import Fields, Streams
 from edgeproxy.errors import CLIENT_FAULTS, Kind, Outcome, ProxyError
 from edgeproxy.session.exchange import Exchange
+from edgeproxy.session.http import connection_id
 from edgeproxy.session.pace import Pace
 from edgeproxy.session.reply import Reply, date_field
 
@@ -51,9 +50,6 @@ FINE: Final = 0
 SLOW: Final = 1     # its request comes too slowly
 STALLED: Final = 2  # its answer is not taken
 SILENT: Final = 3   # both directions are open and nothing moves in either
-
-_process = token_hex(6)
-_connections = count(1)
 
 
 class Stream:
@@ -207,7 +203,7 @@ class Intake(Streams):
         self.session = session
         self.number = 0
         """Requests so far; with `_id` the id of the last one."""
-        self._id = f"{_process}{next(_connections):x}-"
+        self._id = connection_id()
         self._ghosts: deque[float] = deque()  # until when streams that were reset count
         self._faults = 0
         self._until = 0.0  # end of the period in which faults are counted
@@ -317,7 +313,11 @@ class Watch:
             self._sending = None
             return FINE
         exchange = stream.exchange
-        if exchange.status:  # gRPC: a stream whose answer has begun may be silent for long, in both directions
+        head = exchange.head
+        waits = head is not None and head.expect and not (exchange.continued or exchange.bytes_in)
+        # gRPC: a stream whose answer has begun may be silent for long, in both directions. For 100 (Continue) the
+        # endpoint has the time of an answer, but that may be without end.
+        if exchange.status or waits:
             self._sending = None
             return SILENT if self._silent(stream, now) else FINE
         return SLOW if self._slow(stream, now) else FINE
@@ -335,9 +335,8 @@ class Watch:
         return self._taking.too_slow(now, taken)
 
     def _slow(self, stream: Stream, now: float) -> bool:
-        head, exchange = stream.exchange.head, stream.exchange
-        waits = head is not None and head.expect and not exchange.continued
-        if stream.held or stream.session.full or waits:
+        exchange = stream.exchange
+        if stream.held or stream.session.full:
             self._sending = None  # silence that we asked for is not the client's fault
             return False
         if self._sending is None:

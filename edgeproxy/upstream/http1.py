@@ -37,7 +37,7 @@ _CLOSED: Final = 5
 
 class Http1Channel(Channel):
     __slots__ = ("transport", "deadline", "stage", "reused", "decoder", "_pool", "_request", "_chunked", "_keep_alive",
-                 "_interims", "_timeout", "_sending", "_held", "_batch", "_poller")
+                 "_interims", "_timeout", "_sending", "_asking", "_held", "_batch", "_poller")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, transport: SocketTransport, pool: Pool) -> None:
         """A fresh connection; `transport` tells this channel from now on."""
@@ -57,7 +57,8 @@ class Http1Channel(Channel):
         self._held = False     # reading is paused, because the client is slow
         self._batch = 0        # in which the request was sent
         self._poller = poller
-        self._sending = False  # the request is not complete yet
+        self._sending = False  # the request is not complete yet, and it is the client's turn
+        self._asking = False   # the request waits for 100: it is not
         self._request: RequestHead
         self.transport = transport
         transport.last_words = True
@@ -72,11 +73,12 @@ class Http1Channel(Channel):
         self.trailers = b""
         self._request = request
         self._timeout = timeout
-        self._sending = not done
+        self._asking = request.expect and not (done or payload)
+        self._sending = not (done or self._asking)
         self._batch = self._poller.batch
         self.decoder.head_request = request.method == "HEAD"
         deadline = self.deadline
-        deadline.at = at = now + timeout if done else inf
+        deadline.at = at = inf if self._sending else now + timeout
         if at < deadline.fires:
             deadline.arm(at)
         data = user.outbound()
@@ -92,10 +94,12 @@ class Http1Channel(Channel):
         return encode_chunk(payload) if self._chunked and payload else payload
 
     def send_body(self, payload: bytes) -> None:
+        if self._asking:
+            self._go_on()
         self.transport.write(self._encoded(payload))
 
     def send_end(self, trailers: bytes) -> None:
-        self._sending = False
+        self._sending = self._asking = False
         self._wait()
         if self._chunked:
             self.transport.write(encode_last_chunk(trailers))
@@ -104,6 +108,13 @@ class Http1Channel(Channel):
         """It is the endpoint's turn from now on; not while it is us who do not read."""
         if not self._held:
             self.deadline.set(monotonic() + self._timeout)
+
+    def _go_on(self) -> None:
+        """100 has come, or the client does not wait for it."""
+        self._asking = False
+        self._sending = True
+        if not self.full:
+            self.deadline.at = inf
 
     # ---- receiving
 
@@ -156,6 +167,8 @@ class Http1Channel(Channel):
             if self._interims > MAX_INTERIM:
                 raise ProxyError(Kind.RESPONSE_BROKEN, "too many interim responses")
             self.stage = _WAIT
+            if self._asking and head.status == 100:
+                self._go_on()
             user.interim(head)
             rest = self.decoder.rest
             if self.user is not user or not rest:

@@ -78,7 +78,7 @@ class _Line(Receiver):
 
 class Http2Connection(Streams):
     __slots__ = ("pool", "scheme", "transport", "codec", "streams", "crowded", "deadline", "choked", "served", "idle",
-                 "_state", "_poller", "_began", "_booked", "_reading", "reads")
+                 "_state", "_poller", "_began", "_booked", "_reading", "reads", "unsent")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, transport: SocketTransport, pool: Shared,
                  until: float, began: Callable[[Http2Connection, ProxyError | None], None]) -> None:
@@ -91,6 +91,8 @@ class Http2Connection(Streams):
         self.streams: dict[int, Http2Stream] = {}
         self.crowded: dict[int, Http2Stream] = {}
         """Streams that are full."""
+        self.unsent: list[int] = []
+        """Streams with a whole answer, whose request may be waiting for the endpoint's windows."""
         self.deadline = Deadline(loop, self._expired)
         self.choked = False
         """The kernel takes no more."""
@@ -164,6 +166,8 @@ class Http2Connection(Streams):
         if self._reading or self.choked or self._state == _CLOSED:
             return  # what waits in the codec is counted there, and makes its streams full
         data = self.codec.output()
+        if self.unsent:
+            data += self._cancel_rest()
         if data:
             self.transport.write(data)
         if self.crowded:
@@ -171,6 +175,14 @@ class Http2Connection(Streams):
                 if stream.full and self.codec.queued(number) <= LOW_WATER:
                     del self.crowded[number]
                     stream.relieved()
+
+    def _cancel_rest(self) -> bytes:
+        """An endpoint that has answered may never open its window again: nobody wants the rest of such requests."""
+        unsent, self.unsent = self.unsent, []
+        for number in unsent:
+            if self.codec.is_open(number):
+                self.codec.reset(number, CANCEL)
+        return self.codec.output()
 
     # ---- receiving
 

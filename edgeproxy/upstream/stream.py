@@ -45,7 +45,7 @@ _GONE: Final = 3
 
 class Http2Stream(Channel):
     __slots__ = ("id", "at", "reused", "heard", "_connection", "_stage", "_left", "_head_request", "_interims",
-                 "_timeout", "_sending", "_held", "_owed")
+                 "_timeout", "_sending", "_asking", "_held", "_owed", "_bodied")
 
     def __init__(self, connection: Http2Connection, reused: bool) -> None:
         self.user: ChannelUser | None = None
@@ -64,7 +64,9 @@ class Http2Stream(Channel):
         self._head_request = False
         self._interims = 0
         self._timeout = inf
-        self._sending = False
+        self._sending = False  # the request is not complete yet, and it is the client's turn
+        self._asking = False  # the request waits for 100: it is not
+        self._bodied = False  # the request has a body
         self._held = False    # the client takes no more for now
         self._owed = 0        # bytes that came and whose window is not opened again
 
@@ -88,26 +90,37 @@ class Http2Stream(Channel):
             codec.send(number, payload, done and not trailers)
         if done and trailers:
             codec.send_trailers(number, trailer_fields(trailers))
-        self._sending = not done
-        if done:
+        self._asking = request.expect and not (done or payload)
+        self._sending = not (done or self._asking)
+        self._bodied = request.length != 0
+        if not self._sending:
             self._due(now + timeout)
         connection.touch()
         if payload:
             self._look()
 
     def send_body(self, payload: bytes) -> None:
+        if self._asking:
+            self._continue()
         self._connection.codec.send(self.id, payload, False)
         self._connection.touch()
         self._look()
 
     def send_end(self, trailers: bytes) -> None:
-        self._sending = False
+        self._sending = self._asking = False
         self._wait()
         if trailers:
             self._connection.codec.send_trailers(self.id, trailer_fields(trailers))
         else:
             self._connection.codec.send(self.id, b"", True)
         self._connection.touch()
+
+    def _continue(self) -> None:
+        """100 has come, or the client does not wait for it."""
+        self._asking = False
+        self._sending = True
+        if not self.full:
+            self.at = inf
 
     def _look(self) -> None:
         """Whether the endpoint, or what is between, keeps up with the request."""
@@ -162,6 +175,8 @@ class Http2Stream(Channel):
         except ValueError as fault:
             self._broken(str(fault.args[-1]))
             return
+        if self._asking and head.status == 100:
+            self._continue()
         user.interim(head)
 
     def data(self, payload: bytes, ended: bool) -> None:
@@ -236,7 +251,9 @@ class Http2Stream(Channel):
     # ---- the end
 
     def release(self, now: float, reusable: bool) -> None:
-        if self._stage == _DONE and not self._sending:
+        if self._stage == _DONE and not (self._sending or self._asking):
+            if self._bodied:
+                self._connection.unsent.append(self.id)
             self._leave()
         else:
             self.reset()

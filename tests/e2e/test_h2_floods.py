@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.backends import Nginx
-from e2e.floods import FLOODS, fate_of, start
+from e2e.floods import FLOODS, MADE_YOU_RESET, fate_of, start
+from e2e.h2peers import PREFACE, SETTINGS, frame
 from e2e.program import Edge, StartEdge, addresses, free_port
 from e2e.waiting import eventually
 from e2e.wire import ask, connect, refused
@@ -109,3 +110,15 @@ def test_the_limits_of_the_other_engine(edge: StartEdge, nginx: Nginx, target: i
     before = proxy.memory
     safe(proxy, target, before, fate_of(start(flood, str(port), str(seconds), nice=10), seconds))
     assert ask(port, host="good.test").status == 200
+
+
+@pytest.mark.parametrize("engine", ["ngh2", "h2"])
+@pytest.mark.parametrize("primitive", MADE_YOU_RESET)
+def test_resets_that_a_client_provokes_are_counted(edge: StartEdge, target: int, nginx: Nginx, primitive: str,
+                                                   engine: str) -> None:
+    """Two hundred are in one piece, and no more comes: the connection ends because of these."""
+    port = free_port()
+    edge(listening(port, target, nginx["a"]), {"EDGEPROXY_H2": engine})
+    with connect(port) as client:
+        client.send(PREFACE + frame(SETTINGS, 0, 0) + next(FLOODS[f"made-you-reset-{primitive}"](1)))
+        client.ending()

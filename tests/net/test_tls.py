@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import uvloop
-from e2e.certs import Authority
 
+from e2e.certs import Authority
 from edgeproxy.codec.clienthello import UNRECOGNIZED_NAME, ClientHello
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.tls import Handshake, TlsTransport

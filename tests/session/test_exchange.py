@@ -165,7 +165,6 @@ def test_the_listeners_gate_is_asked_before_the_routes(run: Run) -> None:
             for verdict, told, outcome in (
                     (Reply(308, ((b"Location", b"https://a/"),), b""), "reply 308", OK),
                     (ProxyError(Kind.MISDIRECTED, "no"), "reply 421", Outcome("misdirected", Phase.ROUTE)),
-                    (ProxyError(Kind.CLIENT_CERTIFICATE), "reply 403", Outcome("client_certificate", Phase.ROUTE)),
                     (None, "reply 200", OK)):
                 asker = Asker(w)
                 asker.peer.gate = Closed(verdict)

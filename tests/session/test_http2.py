@@ -587,7 +587,8 @@ def test_a_broken_client_is_told_and_its_exchanges_end(run: Run) -> None:
             assert (await client.goaway())[1] == PROTOCOL_ERROR
             await quiet(web)
             await endpoint.ended()
-            assert (await web.ends()).outcome == ("client_gone", Phase.WAIT)
+            assert (await web.ends()).outcome == ("h2_protocol_error", Phase.WAIT)
+            assert [(fault.client, fault.outcome.cause) for fault in web.faults] == [("192.0.2.7", "h2_protocol_error")]
 
     run(main)
 
