@@ -67,8 +67,8 @@ try in another terminal:
   curl -d hello http://127.0.0.1:{http}/echo             the body comes back
   curl -i http://127.0.0.1:{http}/old/page               a redirect
   curl http://127.0.0.1:{http}/ping                      answered by the proxy itself
-  curl -k https://localhost:{https}/                     https; nobody knows its certificate (-k: never mind)
-  curl -k --http2 -d hello https://localhost:{https}/echo  the same by HTTP/2, if this curl has it
+  curl -k https://localhost:{https}/                    https; nobody knows its certificate (-k: never mind)
+  curl -k --http2 -d hello https://localhost:{https}/echo   the same by HTTP/2, if this curl has it
   curl --cacert {cert} https://localhost:{https}/ping  the certificate checked
   curl http://127.0.0.1:{tcp}/                          the tcp listener: each connection to the next backend
   WebSocket echo: ws://127.0.0.1:{http}/ws (websocat, or `new WebSocket(...)` in a browser's console)

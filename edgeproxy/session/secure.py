@@ -89,6 +89,7 @@ class SecureOpening(Handshake):
 
     def _expired(self) -> None:
         self._outcome = Kind.HANDSHAKE_TIMEOUT
+        self._detail = f"no handshake within {self._listener.config.timeouts.handshake:g} s"
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
