@@ -211,8 +211,8 @@ def _https(config: Config) -> Iterator[Found]:
             yield Found(Service, name, ("tls", "verify"), "the endpoints' certificates are not checked: who answers in "
                                                           "their place may read and change everything")
         elif service.protocol in ("https", "h2") and service.tls.server_name is None and service.tls.ca is None:
-            yield Found(Service, name, ("protocol",), "the certificates of its endpoints must be for their IP addresses, "
-                        "which few of public authorities are: tls.server_name says which name they are for")
+            yield Found(Service, name, ("protocol",), "its endpoints' certificates must be for their IP addresses, as "
+                        "few of public authorities are: tls.server_name says which name they are for")
 
 
 def _certificates(config: Config, now: float | None) -> Iterator[Found]:

@@ -30,6 +30,7 @@ from edgeproxy.session.http import HttpListener, HttpSession, connection_id
 from edgeproxy.session.http2 import Http2Session
 from edgeproxy.session.pace import Pace
 from edgeproxy.session.peer import Peer
+from edgeproxy.session.record import unserved
 from edgeproxy.session.relay import Tunnel
 from edgeproxy.session.reply import Reply, date_field, reason_for
 
@@ -46,6 +47,13 @@ _DRAIN: Final = 2
 _LINGER: Final = 3
 _TUNNEL: Final = 4
 _CLOSED: Final = 5
+
+
+def foreign(head: bytes) -> bool:
+    """Whether a head, or a part of one, begins with three words of which the third is no HTTP version, not even a wrong
+    one. With fewer words it may be HTTP/0.9, and its client understands an answer."""
+    words = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r").split(b" ")
+    return len(words) == 3 and all(words) and not words[2][:5].upper().startswith(b"HTTP/"[:len(words[2])])
 
 
 class Http1Session(HttpSession):
@@ -109,7 +117,7 @@ class Http1Session(HttpSession):
                 try:
                     head = self.decoder.head(data)
                 except ProxyError as error:
-                    if error.kind is not Kind.VERSION_REFUSED or not self._speak_http2(data):
+                    if self._number or not self._turned_away(error, self.decoder.head_so_far(data)):
                         self._refuse(error)
                     return
                 if head is None:
@@ -124,16 +132,22 @@ class Http1Session(HttpSession):
         finally:
             self._running = False
 
-    def _speak_http2(self, data: bytes) -> bool:
-        """Give the connection away if its first bytes are HTTP/2's (RFC 9113 §3.3: prior knowledge, without TLS)."""
-        seen = self.decoder.head_so_far(data)
-        if self._number or self.peer.tls or not (seen.startswith(PREFACE) or PREFACE.startswith(seen)):
+    def _turned_away(self, error: ProxyError, seen: bytes) -> bool:
+        """Whether the first bytes are not for HTTP/1. Then the connection is given away if they are HTTP/2's (RFC 9113
+        §3.3: prior knowledge, without TLS), and closed if they are of a protocol that would not understand an answer of
+        HTTP/1, such as another preface (§3.4)."""
+        if not self.peer.tls and (seen.startswith(PREFACE) or PREFACE.startswith(seen)):
+            closed, self._closed = self._closed, None
+            assert closed is not None
+            self.deadline.end()
+            self._forget()
+            Http2Session(self.listener, self.peer, self.transport, closed, seen)
+            return True
+        if not foreign(seen):
             return False
-        closed, self._closed = self._closed, None
-        assert closed is not None
-        self.deadline.end()
-        self._forget()
-        Http2Session(self.listener, self.peer, self.transport, closed, seen)
+        self.listener.unserved(unserved(self.peer.address, self.listener.name, monotonic(), error.kind, Phase.HEAD,
+                                        "the client does not speak HTTP", self.peer.sni))
+        self._close()
         return True
 
     def _begin(self, head: RequestHead) -> None:

@@ -1,8 +1,4 @@
-"""h2spec, every case, the strict one too: over TLS and over h2c, with both engines.
-
-One case cannot hold on a listener that speaks HTTP/1 as well: what does not begin with HTTP/2's preface is HTTP/1 there. That
-case is judged by what HTTP/1 asks for instead: an answer of 400 and the end of the connection.
-"""
+"""h2spec, every case, the strict one too: over TLS and over h2c, with both engines."""
 from __future__ import annotations
 
 import shutil
@@ -11,9 +7,7 @@ import time
 from xml.etree import ElementTree
 
 from conformance.result import Result, Site
-from e2e.wire import End, connect
 
-NOT_THE_PREFACE = "Sends invalid connection preface"
 ENGINES = ("ngh2", "h2")
 _SECONDS = 300
 
@@ -25,12 +19,12 @@ def run(site: Site, result: Result) -> None:
         return
     for engine in ENGINES:
         plain, secure = site.start({"EDGEPROXY_H2": engine})
-        _one(site, result, tool, f"{engine} over h2c", ["-p", str(plain)], also_http1=plain)
+        _one(site, result, tool, f"{engine} over h2c", ["-p", str(plain)])
         _one(site, result, tool, f"{engine} over TLS", ["-t", "-k", "-p", str(secure)])
         site.stop()
 
 
-def _one(site: Site, result: Result, tool: str, title: str, options: list[str], also_http1: int = 0) -> None:
+def _one(site: Site, result: Result, tool: str, title: str, options: list[str]) -> None:
     report = site.folder / "h2spec.xml"
     report.unlink(missing_ok=True)
     began = time.monotonic()
@@ -46,8 +40,7 @@ def _one(site: Site, result: Result, tool: str, title: str, options: list[str], 
         print(f"h2spec, {title}: no report\n{said.stdout[-2000:]}{said.stderr[-2000:]}")
         return
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
-    bad = [case for case in cases if any(child.tag in ("failure", "error") for child in case)
-           and not (also_http1 and case.get("classname") == NOT_THE_PREFACE and _is_http1(also_http1))]
+    bad = [case for case in cases if any(child.tag in ("failure", "error") for child in case)]
     skipped = [case for case in cases if any(child.tag == "skipped" for child in case)]
     for case in bad:
         print(f"h2spec, {title}: FAILED {case.get('package')} {case.get('classname')}")
@@ -60,10 +53,3 @@ def _one(site: Site, result: Result, tool: str, title: str, options: list[str], 
     print(f"h2spec, {title}: {good} of {len(cases)} passed, {len(skipped)} skipped, {time.monotonic() - began:.0f} s",
           flush=True)
 
-
-def _is_http1(port: int) -> bool:
-    """Whether that case's bytes get what HTTP/1 has for them."""
-    with connect(port) as wire:
-        wire.send("INVALID CONNECTION PREFACE\r\n\r\n")
-        said, end = wire.ending()
-    return said.startswith(b"HTTP/1.1 400 ") and end is End.FIN

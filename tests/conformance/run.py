@@ -2,7 +2,7 @@
 
 Started from the tree as a program; it starts edgeproxy and a backend itself, prints each failure with what the tool said,
 and ends with a line that counts. Exit status 1 if something failed. A tool that is missing is named, and is a failure
-only where CI=true.
+only with CONFORMANCE=all: a registry that is out of reach says nothing about the proxy.
 """
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main() -> int:
     for name in result.missing:
         print(f"conformance: {name} is missing, its cases were NOT run")
     print(f"conformance: {result.passed} passed, {result.failed} failed")
-    return 1 if result.failed or (result.missing and os.environ.get("CI") == "true") else 0
+    return 1 if result.failed or (result.missing and os.environ.get("CONFORMANCE") == "all") else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ SEVERE = ("MEDIUM", "HIGH", "CRITICAL")
 EXCEPTED = {
     "cert_revocation": "a test's authority publishes no list of revoked certificates and answers no OCSP",
     "security_headers": "which of them a site wants is the site's business; HSTS is set here, as a site would",
-    "cipher_order": "off on purpose, as Mozilla's guidelines have it: all ciphers are strong, the client knows the fast one",
 }
 _SECONDS = 600
 

@@ -665,3 +665,27 @@ def test_an_upgrade_refused_leaves_the_connection_in_http(run: Run) -> None:
             assert (await client.answer()).body == b"next"
 
     run(main)
+
+
+@pytest.mark.parametrize("line, answered", [
+    (b"INVALID CONNECTION PREFACE\r\n\r\n", False),   # an answer of HTTP/1 would be read as something else
+    (b"EHLO mail example\r\n\r\n", False),
+    (b"GET / HTTP/3.0\r\n\r\n", True),
+    (b"GET / http/1.1\r\n\r\n", True),
+    (b"GET /\r\n\r\n", True),                         # HTTP/0.9: its client can read it
+    (b"nonsense\r\n\r\n", True),
+    (b"GET  / HTTP/1.1\r\n\r\n", True),
+])
+@both_loops
+def test_who_speaks_something_else_is_not_answered_in_http(run: Run, line: bytes, answered: bool) -> None:
+    async def main() -> None:
+        async with Web(Endpoint()) as web:
+            client = web.client()
+            await client.send(line)
+            if answered:
+                assert (await client.answer()).status in (400, 505)
+            else:
+                assert await client.rest() == b""
+                assert [fault.cause for fault in web.faults] == ["the client does not speak HTTP"]
+
+    run(main)
