@@ -66,6 +66,7 @@ class Kind(Enum):
     TLS_FAILED = ("tls_failed", "tls_protocol_error", 502, Side.UPSTREAM, RetryClass.CONNECT)
     TLS_ALERT = ("tls_alert", "tls_alert_received", 502, Side.UPSTREAM, RetryClass.CONNECT)
     # HTTP/2: the endpoint says that it has not looked at the request (RFC 9113 §8.7): any method may be repeated.
+    GOAWAY = ("goaway", "connection_terminated", 502, Side.UPSTREAM, RetryClass.CONNECT)
     NOT_PROCESSED = ("not_processed", "connection_terminated", 502, Side.UPSTREAM, RetryClass.CONNECT)
     STALE = ("stale", "connection_terminated", 502, Side.UPSTREAM, RetryClass.STALE)
     RESET = ("reset", "connection_terminated", 502, Side.UPSTREAM, RetryClass.RESET)

@@ -68,7 +68,8 @@ class HttpFront(Front):
     def apply(self, config: model.Listener) -> None:
         self._http.apply(config)
         to = config.redirect_to_https
-        self._gate = RedirectGate(443 if to is True else to) if to else None
+        # Not `is True`: for the compiler a bool that may be an int is an int.
+        self._gate = RedirectGate(443 if to == 1 else to) if to else None
         for session in self._http.sessions:
             session.peer.gate = self._gate
 

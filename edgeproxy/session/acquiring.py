@@ -171,7 +171,8 @@ class Acquiring(ExchangeRecord):
             return False
         stale = error.kind is Kind.STALE
         now = monotonic()
-        if not stale and not service.budget.allow(now):
+        # A connection that ends politely may leave out any number at once, and none of them has cost the endpoint much.
+        if not stale and error.kind is not Kind.GOAWAY and not service.budget.allow(now):
             return False
         member.active -= 1  # its place is this exchange's to take again; the waiters are told when that is settled
         tries = self._tries if stale else (*self._tries, member)

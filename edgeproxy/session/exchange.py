@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from edgeproxy.router import Route
 
 EVIDENCE = frozenset({502, 503, 504})  # statuses that count against an endpoint (balancing.md, passive health)
-BLAMELESS = frozenset({Kind.STALE, Kind.NOT_PROCESSED})  # an endpoint may close what is idle, and decline what is new
+# An endpoint may close what is idle, and decline what is new.
+BLAMELESS = frozenset({Kind.STALE, Kind.GOAWAY, Kind.NOT_PROCESSED})
 
 _PHASES = (Phase.ROUTE, Phase.CONNECT, Phase.WAIT, Phase.BODY, Phase.TUNNEL, Phase.DONE)  # by stage
 

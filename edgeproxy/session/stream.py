@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_STREAMS: Final = 100
 GHOST: Final = 1.0
 MAX_FAULTS: Final = 100  # refused and malformed requests in a period
+FAULTY: Final = 100
+GHOSTLY: Final = 1  # refused for a stream of which it cannot know that it counts: a good client tries again at once
 PERIOD: Final = 30.0
 HIGH_WATER: Final = 64 * 1024
 LOW_WATER: Final = 16 * 1024
@@ -212,8 +214,9 @@ class Intake(Streams):
         session = self.session
         listener, streams, now = session.listener, session.streams, session.now
         if len(streams) + len(self._ghosts) >= MAX_STREAMS and self._crowded(now):
-            session.codec.reset(stream, REFUSED_STREAM)
-            self.fault(now)
+            # A hundred resets in a second, and it goes on: this one counts among them, whatever engine it is.
+            session.codec.reset(stream, REFUSED_STREAM if streams else ENHANCE_YOUR_CALM)
+            self.fault(now, GHOSTLY)
             return
         self.number += 1
         limits = listener.config.limits
@@ -250,13 +253,13 @@ class Intake(Streams):
         else:
             stream.malformed(fault)
 
-    def fault(self, now: float) -> None:
+    def fault(self, now: float, weight: int = FAULTY) -> None:
         """A request could not be taken. Raises ProxyError if there were too many of that kind; GOAWAY is said then."""
         if now >= self._until:
             self._until = now + PERIOD
             self._faults = 0
-        self._faults += 1
-        if self._faults > MAX_FAULTS:
+        self._faults += weight
+        if self._faults > MAX_FAULTS * FAULTY:
             self.session.codec.goaway(ENHANCE_YOUR_CALM)
             raise ProxyError(Kind.H2_FLOOD, "too many requests that had to be refused")
 

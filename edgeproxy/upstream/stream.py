@@ -83,7 +83,7 @@ class Http2Stream(Channel):
         self.id = number = codec.request(user.outbound_fields(connection.scheme), done and not payload and not trailers)
         if not number:
             self._stage = _GONE
-            user.channel_failed(ProxyError(Kind.NOT_PROCESSED, "the connection takes no more requests"))
+            user.channel_failed(ProxyError(Kind.GOAWAY, "the connection takes no more requests"))
             return
         connection.streams[number] = self
         if payload:
@@ -291,6 +291,8 @@ class Http2Stream(Channel):
         name = _CODES[code] if code < len(_CODES) else str(code)
         if self._stage != _WAIT:
             self.fail(ProxyError(Kind.RESPONSE_CUT, f"the endpoint reset the stream: {name}"))
+        elif code == _REFUSED_STREAM and self._connection.codec.exhausted:
+            self.fail(ProxyError(Kind.GOAWAY, "the endpoint ends the connection and did not take the request"))
         elif code == _REFUSED_STREAM:
             self.fail(ProxyError(Kind.NOT_PROCESSED, "the endpoint did not take the request"))
         elif by_peer and code != _HTTP_1_1_REQUIRED:

@@ -72,7 +72,7 @@ def test_no_more_tries_than_attempts(row: tuple[Kind, int]) -> None:
 
 @pytest.mark.parametrize(("word", "kinds"), [
     ("connect", {Kind.CONNECT_REFUSED, Kind.CONNECT_FAILED, Kind.CONNECT_TIMEOUT, Kind.TLS_ALERT, Kind.TLS_FAILED,
-                 Kind.TLS_CERTIFICATE, Kind.NOT_PROCESSED}),
+                 Kind.TLS_CERTIFICATE, Kind.NOT_PROCESSED, Kind.GOAWAY}),
     ("reset", {Kind.RESET}),
     ("timeout", {Kind.RESPONSE_TIMEOUT}),
     (502, {Kind.STATUS}),

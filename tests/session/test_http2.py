@@ -127,6 +127,23 @@ def test_sixteen_answers_of_one_turn_are_one_write(run: Run) -> None:
 
 
 @both_loops
+def test_a_read_full_of_requests_does_not_keep_others_waiting(run: Run) -> None:
+    async def main() -> None:
+        async with H2Web(routes=(respond("hello"),)) as web:
+            crowd, other = await web.opened_talk(), await web.opened_talk()
+            streams = [crowd.next + 2 * n for n in range(90)]
+            await crowd.send(b"".join(crowd.headers(head(f"/{number:040}")) for number in streams))
+            stream = await other.ask()
+            await other.answer(stream)
+            for number in streams:
+                assert (await crowd.answer(number)).status == 200
+            first = [exchange.session.peer is not web.logged[0].session.peer for exchange in web.logged]
+            assert first.index(True) < 80  # not behind the last of them
+
+    run(main)
+
+
+@both_loops
 def test_trailers_both_ways_and_te(run: Run) -> None:
     async def main() -> None:
         async with H2Web(Endpoint()) as web:
@@ -545,15 +562,31 @@ def test_streams_that_were_reset_count_for_a_while(run: Run) -> None:
 
 
 @both_loops
-@pytest.mark.parametrize("fields", [head(), head(fields=[("te", "gzip")])], ids=["beyond the limit", "malformed"])
-def test_who_goes_on_asking_what_is_refused_is_thrown_out(run: Run, fields: list[tuple[str, str]]) -> None:
+def test_who_cancels_much_and_asks_again_at_once_waits_and_is_not_thrown_out(run: Run) -> None:
     async def main() -> None:
         async with H2Web(Endpoint()) as web:
             client = await web.opened_talk()
-            for _ in range(60):
-                await client.reset_stream(await client.ask())
-            await client.pong()
-            await client.send(b"".join(client.headers(fields) for _ in range(200)))
+            cancelled = [await client.ask() for _ in range(60)]
+            for endpoint in [await place(web) for _ in cancelled]:
+                await endpoint.request()
+            for stream in cancelled:
+                await client.reset_stream(stream)
+            streams = [await client.ask() for _ in range(40)]
+            for _ in range(200):
+                assert await client.was_reset_stream(await client.ask()) == REFUSED_STREAM
+            for _ in streams:
+                await (await place(web)).serve(ok(b"late"))
+            assert [(await client.answer(stream)).body for stream in streams] == [b"late"] * 40
+
+    run(main)
+
+
+@both_loops
+def test_who_goes_on_asking_what_is_malformed_is_thrown_out(run: Run) -> None:
+    async def main() -> None:
+        async with H2Web(Endpoint()) as web:
+            client = await web.opened_talk()
+            await client.send(b"".join(client.headers(head(fields=[("te", "gzip")])) for _ in range(200)))
             assert (await client.goaway())[1] == ENHANCE_YOUR_CALM
             await client.over()
             await quiet(web)
