@@ -243,8 +243,8 @@ def _greet(answer: Answer, config: model.Config, listener: model.Listener) -> Tl
 
 def _stopped(answer: Answer, listener: model.Listener, tls: TlsServer | None, head: RequestHead) -> bool:
     """Whether the listener answers itself: a redirect to https, or 421."""
-    if listener.redirect_to_https:
-        found = RedirectGate(443 if listener.redirect_to_https is True else listener.redirect_to_https).check(head)
+    if listener.https_port:
+        found = RedirectGate(listener.https_port).check(head)
         if isinstance(found, ProxyError):
             answer.reply, answer.problem = (found.kind.status, found.cause), found.cause
         elif found is not None:

@@ -184,6 +184,13 @@ class Listener:
         return self.protocol in ForHttp.protocols
 
     @property
+    def https_port(self) -> int:
+        """Where requests are redirected to; 0: nowhere. Read here and not where sessions are: for the compiler of those
+        a bool that may be an int is an int, and `true` would be port 1."""
+        to = self.redirect_to_https
+        return 443 if to is True else int(to)
+
+    @property
     def idle_or_default(self) -> float:
         """Seconds of `timeouts.idle`, or what the protocol has without it; 0: none."""
         if self.timeouts.idle is not None:

@@ -137,7 +137,7 @@ class TlsTransport(SocketTransport):
                     ended = True
                     break
                 parts.append(part)
-                if not incoming.pending and not self._tls.pending():  # type: ignore[union-attr]
+                if not incoming.pending:  # OpenSSL holds nothing back either: no record is as long as what is asked for
                     break
         except ssl.SSLWantReadError:
             pass

@@ -67,9 +67,7 @@ class HttpFront(Front):
 
     def apply(self, config: model.Listener) -> None:
         self._http.apply(config)
-        to = config.redirect_to_https
-        # Not `is True`: for the compiler a bool that may be an int is an int.
-        self._gate = RedirectGate(443 if to == 1 else to) if to else None
+        self._gate = RedirectGate(config.https_port) if config.https_port else None
         for session in self._http.sessions:
             session.peer.gate = self._gate
 
