@@ -10,8 +10,9 @@ import pytest
 from e2e.certs import Authority, Pair
 from edgeproxy.codec.clienthello import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, ClientHello
 from edgeproxy.config.certificates import Certificate, read_certificate
-from edgeproxy.config.model import CertificatePair, ClientAuth, ListenerTls
+from edgeproxy.config.model import CertificatePair, ClientAuth, Config, Listener, ListenerTls
 from edgeproxy.net.certificates import Site, TlsServer
+from edgeproxy.snapshot import compile_rules, renew_rules
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,14 @@ def test_what_has_not_changed_keeps_its_context_and_so_its_tickets(authority: Au
     assert site(strict, "a.test") is not kept
     choice = strict.choose(asks("a.test"))
     assert not isinstance(choice, int) and choice[1].minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def test_tickets_are_made_anew_when_that_is_asked_for(authority: Authority) -> None:
+    files = Files(authority.server("a.test"))
+    listener = Listener("web", (), "https", tls=files.config)
+    config = Config({"web": listener}, certificates=files.read)
+    rules = compile_rules(config)
+    kept, fresh = renew_rules(config, rules), renew_rules(config, rules, fresh_tickets=True)
+    before = site(rules.tls["web"], "a.test")
+    assert site(kept.tls["web"], "a.test").context() is before.context()
+    assert site(fresh.tls["web"], "a.test").context() is not before.context()
