@@ -9,7 +9,6 @@ Rules of this file:
 """
 from __future__ import annotations
 
-from struct import Struct
 from typing import Final
 
 LIMIT: Final = 16 * 1024
@@ -34,7 +33,6 @@ _PRE_SHARED_KEY: Final = 41
 _SUPPORTED_VERSIONS: Final = 43
 _LONGEST_NAME: Final = 255
 
-_EXTENSION = Struct(">HH").unpack_from  # type, length
 _NAME_BYTES: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
 
 # Plain numbers, not an enum: this may be compiled.
@@ -74,7 +72,7 @@ class HelloReader:
     def __init__(self) -> None:
         self._taken = 0               # bytes of the stream that are in `_message`, or were headers of records
         self._left = 0                # of the present record
-        self._message = bytearray()   # the handshake message without the records around it
+        self._message = b""           # the handshake message without the records around it
         self._need = 0                # its size; 0: not known yet
         self._stage = _HEAD
         self._at = 0                  # in the message: where the next extension begins
@@ -96,10 +94,10 @@ class HelloReader:
     # ---- records
 
     def _gather(self, data: bytes) -> None:
-        at, total, message = self._taken, len(data), self._message
+        at, total = self._taken, len(data)
         while True:
             if self._left == 0:
-                if self._need and len(message) == self._need:
+                if self._need and len(self._message) == self._need:
                     break
                 if total - at < _RECORD:
                     _check_header(data[at:], at)
@@ -107,7 +105,7 @@ class HelloReader:
                 self._left = _check_header(data[at:at + _RECORD], at)
                 at += _RECORD
             part = data[at:at + self._left]
-            message += part
+            self._message = message = self._message + part if self._message else part
             at += len(part)
             self._left -= len(part)
             if self._need == 0:
@@ -184,8 +182,8 @@ class HelloReader:
                 raise ValueError("wrong length of an extension")
             if have - at < 4:
                 break
-            kind, size = _EXTENSION(message, at)
-            end = at + 4 + size
+            kind = message[at] << 8 | message[at + 1]
+            end = at + 4 + (message[at + 2] << 8 | message[at + 3])
             if end > need:
                 raise ValueError("wrong length of an extension")
             if kind in seen:
@@ -196,11 +194,11 @@ class HelloReader:
                 break
             seen.add(kind)
             if kind == _SERVER_NAME:
-                self._hello.sni = _server_name(bytes(message[at + 4:end]))
+                self._hello.sni = _server_name(message[at + 4:end])
             elif kind == _ALPN:
-                self._hello.alpn = _protocols(bytes(message[at + 4:end]))
+                self._hello.alpn = _protocols(message[at + 4:end])
             elif kind == _SUPPORTED_VERSIONS:
-                self._hello.versions = _highest(bytes(message[at + 4:end]))
+                self._hello.versions = _highest(message[at + 4:end])
             at = end
         self._at = at
 
@@ -234,7 +232,7 @@ def _server_name(body: bytes) -> str:
     name = body[5:-1] if body[-1] == 46 else body[5:]
     if not name or len(name) > _LONGEST_NAME:
         raise ValueError("server_name too long" if name else "malformed server_name")
-    if name.translate(None, _NAME_BYTES) or name[0] == 46 or name[-1] == 46 or b".." in name:
+    if name.translate(None, _NAME_BYTES) or name[0] == 46 or name[-1] == 46 or name.find(b"..") >= 0:
         raise ValueError("server_name is not a host name")
     return name.decode("ascii").lower()
 
@@ -262,6 +260,6 @@ def _highest(body: bytes) -> int:
         raise ValueError("malformed supported_versions")
     highest = 0
     for at in range(1, size, 2):
-        if body[at] == 3 and body[at + 1] <= 4:
-            highest = max(highest, 0x0300 | body[at + 1])
+        if body[at] == 3 and highest & 0xff <= body[at + 1] <= 4:
+            highest = 0x0300 | body[at + 1]
     return highest

@@ -26,6 +26,7 @@ from typing import Final
 from edgeproxy.codec.clienthello import DECODE_ERROR, ClientHello, HelloReader, alert
 from edgeproxy.compiler import mypyc_attr
 from edgeproxy.errors import Truncated
+from edgeproxy.net.openssl import Engine, client_engine, say_bye, server_engine, step
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.transport import HIGH_WATER, OPEN, READ_LARGE, Receiver, SocketTransport
 
@@ -67,7 +68,7 @@ class TlsTransport(SocketTransport):
         self._hello = b""
         self._reader: HelloReader | None = None
         self._handshake: Handshake | None = handshake
-        self._tls: ssl.SSLObject | None = None
+        self._tls: Engine | None = None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._said_bye = False
@@ -78,10 +79,10 @@ class TlsTransport(SocketTransport):
 
     def shake(self, context: ssl.SSLContext, server_name: str | None, session: ssl.SSLSession | None) -> None:
         """Begin a client's handshake. `session`: one of an earlier connection, to be resumed."""
-        self._begin(context.wrap_bio(self._incoming, self._outgoing, False, server_name, session))
+        self._begin(client_engine(context, self._incoming, self._outgoing, server_name, session))
         self._shake()
 
-    def _begin(self, tls: ssl.SSLObject) -> None:
+    def _begin(self, tls: Engine) -> None:
         self._tls = tls
         self._decrypt = tls.read
         self._encrypt = tls.write
@@ -107,6 +108,11 @@ class TlsTransport(SocketTransport):
     def session(self) -> ssl.SSLSession | None:
         return self._tls.session if self._tls is not None else None
 
+    @property
+    def resumed(self) -> bool:
+        """Whether the handshake took an earlier session up."""
+        return self._tls is not None and bool(self._tls.session_reused)
+
     # ---- reading
 
     def _take(self, data: bytes) -> None:
@@ -127,6 +133,7 @@ class TlsTransport(SocketTransport):
     def _deliver(self) -> None:
         """Decrypt what is here and tell it in one piece: record by record it would be written on record by record."""
         incoming = self._incoming
+        waiting = self._outgoing.pending  # tickets, see `_shake`
         parts: list[bytes] = []
         ended = False
         error: Exception | None = None
@@ -145,7 +152,7 @@ class TlsTransport(SocketTransport):
             ended = True
         except (ssl.SSLError, OSError) as exc:
             error = exc
-        if self._outgoing.pending:
+        if self._outgoing.pending != waiting:
             error = self._answer() or error
         if parts:
             self._receiver.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -216,22 +223,25 @@ class TlsTransport(SocketTransport):
             super().close()
             return
         self._incoming.write(data)
-        self._begin(context.wrap_bio(self._incoming, self._outgoing, True))
+        self._begin(server_engine(context, self._incoming, self._outgoing))
         self._shake()
 
     def _shake(self) -> None:
         tls, handshake = self._tls, self._handshake
         assert tls is not None and handshake is not None
         try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._send_outgoing()
-            return
+            done = step(tls)
         except (ssl.SSLError, OSError) as error:
             self._send_outgoing()
             self._refuse(error)
             return
-        self._send_outgoing()
+        if not done:
+            self._send_outgoing()
+            return
+        # The last that a server of TLS 1.3 has to say are tickets. With a request at hand they wait for what is written
+        # next: a call, and a packet that wakes the client for nothing yet.
+        if not (self._incoming.pending and tls.server_side and tls.version() == "TLSv1.3"):
+            self._send_outgoing()
         self._stage = _SECURE
         self._handshake = None
         self._receiver = handshake.secured(self)
@@ -268,10 +278,7 @@ class TlsTransport(SocketTransport):
         if self._stage != _SECURE or self._said_bye or self._tls is None or self._state != OPEN:
             return
         self._said_bye = True
-        try:
-            self._tls.unwrap()
-        except (ssl.SSLError, OSError):  # that the peer has not said it yet is no error here
-            pass
+        say_bye(self._tls)
         self._send_outgoing()
 
     def write_eof(self) -> None:

@@ -124,12 +124,15 @@ class Acceptor:
     """
 
     __slots__ = ("sock", "_loop", "_on_connection", "_limit", "_say_full", "_say_descriptors",
-                 "_say_fault", "_started", "_watched", "_pause")
+                 "_say_fault", "_started", "_watched", "_pause", "_family", "_proto", "_plain")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket,
                  on_connection: Callable[[socket.socket, str], None], limit: ConnectionLimit,
                  on_event: Callable[[str], None]) -> None:
         self.sock = sock
+        self._family = int(sock.family)  # an enum is made anew each time
+        self._proto = sock.proto
+        self._plain = self._family == socket.AF_INET
         self._loop = loop
         self._on_connection = on_connection
         self._limit = limit
@@ -200,10 +203,8 @@ class Acceptor:
         return len(accepted)
 
     def _accept(self, most: int) -> list[tuple[socket.socket, str]]:
-        sock = self.sock
-        accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
-        family, kind, proto = int(sock.family), int(socket.SOCK_STREAM), sock.proto
-        plain = family == socket.AF_INET
+        accept: Callable[[], tuple[int, Any]] = self.sock._accept  # type: ignore[attr-defined]
+        family, kind, proto = self._family, int(socket.SOCK_STREAM), self._proto
         accepted: list[tuple[socket.socket, str]] = []
         for _ in range(most):
             try:
@@ -219,7 +220,7 @@ class Acceptor:
             # The socket as C has it: what Python puts around it costs a connection 2 µs and serves nothing here.
             client = cast(socket.socket, socket.SocketType(family, kind, proto, fd))
             client.setblocking(False)
-            accepted.append((client, address[0] if plain else peer_name(address)))
+            accepted.append((client, address[0] if self._plain else peer_name(address)))
         return accepted
 
     def _full(self) -> None:

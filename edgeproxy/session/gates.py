@@ -60,13 +60,14 @@ class SecureGate(Gate):
 
     __slots__ = ("_live", "_listener", "_site", "_auth", "_good", "_server")
 
-    def __init__(self, live: Live, listener: str, server: TlsServer, site: Site) -> None:
+    def __init__(self, live: Live, listener: str, server: TlsServer, site: Site, sni: str) -> None:
+        """`server` has chosen `site` for `sni`."""
         self._live = live
         self._listener = listener
         self._server = server
         self._site = site
         self._auth: ClientAuth | None = server.client_auth
-        self._good = ""  # the host that was looked up last, and was right
+        self._good = sni  # the host that was looked up last, and was right
 
     def check(self, head: RequestHead) -> Reply | ProxyError | None:
         server = self._live.snapshot.tls.get(self._listener)

