@@ -203,6 +203,8 @@ class RequestHead:
                 raise ValueError(0, "Content-Length of a body that is not there")
         else:
             self.length = 0 if ended else -1
+            # HTTP/1 has no other way to say it, and many a server insists (411); of HTTP/1 it is the client's to say
+            self._has_length = self.major == 2 and ended and self.method in h.BODIED
 
     def _read_hops(self, values: dict[bytes, bytes], minor: int) -> None:
         """Connection, Upgrade, TE, Expect and Trailer; `_extra`: what goes no further beside the usual."""

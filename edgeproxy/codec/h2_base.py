@@ -209,7 +209,13 @@ class H2Codec:
 
     def consumed(self, stream: int, amount: int) -> None:
         """So many bytes that `data` told were passed on: the windows of stream and connection open again."""
-        raise NotImplementedError
+        left = self._unread.get(stream, 0) - amount
+        if left > 0:
+            self._unread[stream] = left
+        else:
+            amount = self._unread.pop(stream, 0)
+        if amount:
+            self._give_back(stream, amount)
 
     def queued(self, stream: int) -> int:
         """Bytes of the stream's body that wait for the peer's windows, and all that waits for `output()`."""

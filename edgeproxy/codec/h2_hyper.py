@@ -150,15 +150,6 @@ class HyperCodec(FrameReader):
         self._cancel(stream, code)
         self._blame(code)
 
-    def consumed(self, stream: int, amount: int) -> None:
-        left = self._unread.get(stream, 0) - amount
-        if left > 0:
-            self._unread[stream] = left
-        else:
-            amount = self._unread.pop(stream, 0)
-        if amount:
-            self._give_back(stream, amount)
-
     def queued(self, stream: int) -> int:
         body = self._bodies.get(stream)
         return (body.size if body is not None else 0) + sum(map(len, self._out))

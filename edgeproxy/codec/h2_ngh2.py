@@ -422,15 +422,6 @@ class Ngh2Codec(H2Codec):
             pass
         self._blame(code)
 
-    def consumed(self, stream: int, amount: int) -> None:
-        left = self._unread.get(stream, 0) - amount
-        if left > 0:
-            self._unread[stream] = left
-        else:
-            amount = self._unread.pop(stream, 0)
-        if amount:
-            self._give_back(stream, amount)
-
     def _give_back(self, stream: int, amount: int) -> None:
         try:
             self._conn.acknowledge_received_data(amount, stream)

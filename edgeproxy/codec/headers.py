@@ -15,6 +15,7 @@ CRLF = b"\r\n"
 MAX_METHOD = 32
 MAX_TARGET = 16 * 1024
 MAX_LENGTH = 2**63 - 1
+BODIED = frozenset(("PATCH", "POST", "PUT"))  # methods that give a body a meaning (RFC 9110 §9.3, RFC 5789)
 MAX_OPTIONS = 100  # each may nominate fields, and is compared with all of them
 
 _ALNUM = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

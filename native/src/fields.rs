@@ -221,10 +221,14 @@ impl RequestFields {
         let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
         let normal = if target == b"*" { None } else { normal_path(&target[..path_end])? };
         let name = parse_host(text(authority))?.len() as u32;
-        let meaning = {
+        let mut meaning = {
             let seen = Survey::of(&raw, &list);
             request_meaning(&raw, &mut list, &seen, 1, Some(ended))?
         };
+        if ended && meaning.stated.is_none() && matches!(text(method), b"PATCH" | b"POST" | b"PUT") {
+            // HTTP/1 has no other way to say it, and many a server insists (411)
+            meaning.stated = Some(0);
+        }
         let request = Request {
             method,
             target: Part::Raw(path.0, path.1),

@@ -61,7 +61,19 @@ def test_the_length_of_a_body(leaf: Any, fields: Fields, ended: bool, length: in
     assert got.length == length
     sent = outbound(leaf, got)
     assert (b"Transfer-Encoding: chunked" in sent) == (length < 0)
-    assert (b"Content-Length: %d\r\n" % length in sent) == bool(fields)
+    assert (b"Content-Length: %d\r\n" % length in sent) == (length >= 0)
+
+
+def test_no_body_is_said_where_one_is_usual(leaf: Any) -> None:
+    """HTTP/2 says it by ending the stream; HTTP/1 by Content-Length, which RFC 9110 §8.6 wants of these methods."""
+    for method in (b"POST", b"PUT", b"PATCH"):
+        got = read(leaf, request(method=method))
+        assert got.length == 0 and got.get(b"content-length") is None
+        assert outbound(leaf, got).count(b"Content-Length: 0\r\n") == 1 and (b"content-length", b"0") in onward(leaf, got)
+    for method in (b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"post", b"PROPFIND"):
+        assert b"ontent-" not in outbound(leaf, read(leaf, request(method=method)))
+    raw = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert b"ontent-" not in outbound(leaf, leaf.parse_request(raw, MAX_HEAD, MAX_FIELDS)), "what HTTP/1 says is passed on"
 
 
 def test_crumbs_are_one_cookie(leaf: Any) -> None:
