@@ -36,14 +36,15 @@ class Front:
     def apply(self, config: model.Listener) -> None:
         """Follow `config`, for open connections too."""
 
-    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None) -> None:
-        """Serve `sock`, which came in by `port` from the address `peer`."""
+    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None,
+                  began: float = 0.0) -> None:
+        """Serve `sock`, which came in by `port` from the address `peer`; at the time `began`, if not just now."""
 
-    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None
-              ) -> ProxyError | None:
+    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None,
+              began: float) -> ProxyError | None:
         """As `connected`, after an `Opening`: `peer` is the client that a proxy in front has told of, if it has."""
         self.connected(header.destination[1] if header is not None and header.destination[1] else port, sock, peer,
-                       header)
+                       header, began)
         return None
 
     def drain(self) -> None:
@@ -71,7 +72,8 @@ class HttpFront(Front):
         for session in self._http.sessions:
             session.peer.gate = self._gate
 
-    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None) -> None:
+    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None,
+                  began: float = 0.0) -> None:
         http = self._http
         transport = SocketTransport(http.loop, http.poller, sock, NOBODY)
         client = Peer(peer, port, "http", http.trusts(peer), self._gate)
@@ -106,16 +108,17 @@ class HttpsFront(Front):
     def apply(self, config: model.Listener) -> None:
         self._http.apply(config)
 
-    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None) -> None:
+    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None,
+                  began: float = 0.0) -> None:
         server = self._live.snapshot.tls[self._http.name]
-        SecureOpening(self._http, server, sock, peer, port, self._openings, self._log.connection, self._ended
-                      ).header = header
+        SecureOpening(self._http, server, sock, peer, port, self._openings, self._log.connection, self._ended,
+                      began).header = header
 
-    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None
-              ) -> ProxyError | None:
+    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None,
+              began: float) -> ProxyError | None:
         if self._http.name not in self._live.snapshot.tls:  # a reload has removed the listener, or its TLS
             return ProxyError(Kind.DRAINING)
-        return super().admit(port, sock, peer, header, hello)
+        return super().admit(port, sock, peer, header, hello, began)
 
     def drain(self) -> None:
         self._http.draining = True
@@ -151,13 +154,14 @@ class RelayFront(Front):
         self._tcp.apply(config)
         self._services = NameTable(config.sni, config.service)  # of tcp there is one, for clients of any name
 
-    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None) -> None:
+    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None,
+                  began: float = 0.0) -> None:
         service = self._services.find(None)
         assert service is not None
         self._serve(self._live.snapshot.services[service], sock, peer, None, None)
 
-    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None
-              ) -> ProxyError | None:
+    def admit(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None, hello: ClientHello | None,
+              began: float) -> ProxyError | None:
         sni = hello.sni if hello is not None else ""
         name = self._services.find(sni)
         if name is None:
@@ -204,7 +208,8 @@ class OpenedFront(Front):
         self._entrance.apply(config)
         self._front.apply(config)
 
-    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None) -> None:
+    def connected(self, port: int, sock: socket.socket, peer: str, header: ProxyHeader | None = None,
+                  began: float = 0.0) -> None:
         entrance = self._entrance
         if entrance.hello or entrance.expects_header(peer):
             Opening(entrance, sock, peer, partial(self._front.admit, port)).begin()

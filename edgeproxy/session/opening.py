@@ -35,7 +35,7 @@ from edgeproxy.session.record import ConnectionRecord, unserved
 
 _log = logging.getLogger("edgeproxy")
 
-Admit = Callable[[socket.socket, str, ProxyHeader | None, ClientHello | None], ProxyError | None]
+Admit = Callable[[socket.socket, str, ProxyHeader | None, ClientHello | None, float], ProxyError | None]
 """Serves a client from here on: its socket, its address, what was found. Or says why it is not served, and has not
 touched the socket. Raises OSError if nothing was begun."""
 
@@ -194,7 +194,7 @@ class Opening:
             self._watched = False
             self.entrance.poller.release(self._fd)
         self._deadline.end()
-        refusal = self._admit(self._sock, self._client, self._header, hello)
+        refusal = self._admit(self._sock, self._client, self._header, hello, self._began)
         if refusal is None:
             self.stage = _OVER
             self.entrance.openings.discard(self)

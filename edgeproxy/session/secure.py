@@ -30,10 +30,11 @@ class SecureOpening(Handshake):
                  "_transport", "_began", "_outcome", "_detail", "_sock", "header")
 
     def __init__(self, listener: HttpListener, server: TlsServer, sock: socket.socket, address: str, port: int,
-                 openings: set[SecureOpening], log: Callable[[ConnectionRecord], None], ended: Callable[[], None]
-                 ) -> None:
+                 openings: set[SecureOpening], log: Callable[[ConnectionRecord], None], ended: Callable[[], None],
+                 began: float = 0.0) -> None:
         """`openings` has this one until its handshake is done; `ended` is called when the connection, or the session
-        that came of it, is over; `log` gets those of which nothing came."""
+        that came of it, is over; `log` gets those of which nothing came. `began`: when the connection did, if not just
+        now: the time for the handshake counts from there."""
         self._listener = listener
         self._server = server
         self._site: Site | None = None
@@ -42,7 +43,7 @@ class SecureOpening(Handshake):
         self._ended: Callable[[], None] | None = ended
         self._openings = openings
         self._log = log
-        self._began = monotonic()
+        self._began = began or monotonic()
         self._outcome = Kind.CLIENT_GONE
         self._detail = ""
         self._sock = sock
@@ -70,7 +71,7 @@ class SecureOpening(Handshake):
         listener, site = self._listener, self._site
         assert site is not None and self._ended is not None
         certificate = transport.peer_certificate if self._server.client_auth is not None else None
-        gate = SecureGate(listener.live, listener.name, self._server, site)
+        gate = SecureGate(listener.live, listener.name, self._server, site, transport.sni)
         peer = Peer(self._address, self._port, "https", listener.trusts(self._address), gate, transport.version,
                     transport.sni, client_certificate(certificate) if certificate else b"")
         peer.sock, peer.header = self._sock, self.header

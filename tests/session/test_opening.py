@@ -5,6 +5,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from ipaddress import ip_network
+from time import monotonic
 
 import pytest
 
@@ -60,8 +61,9 @@ class Door:
     def _connected(self, sock: socket.socket, peer: str) -> None:
         Opening(self.entrance, sock, peer, self._admit).begin()
 
-    def _admit(self, sock: socket.socket, client: str, header: ProxyHeader | None, found: ClientHello | None
-               ) -> ProxyError | None:
+    def _admit(self, sock: socket.socket, client: str, header: ProxyHeader | None, found: ClientHello | None,
+               began: float) -> ProxyError | None:
+        assert 0.0 <= monotonic() - began < 60.0, "what comes next goes on with the same time"
         refusal = self.answer(Admitted(sock, client, header, found))
         if refusal is None:
             self.admitted.append(Admitted(sock, client, header, found))

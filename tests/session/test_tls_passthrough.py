@@ -33,8 +33,8 @@ class Passthrough(Relay):
     def _connected(self, sock: socket.socket, peer: str) -> None:
         Opening(self.entrance, sock, peer, self._admit).begin()
 
-    def _admit(self, sock: socket.socket, client: str, header: ProxyHeader | None, found: ClientHello | None
-               ) -> ProxyError | None:
+    def _admit(self, sock: socket.socket, client: str, header: ProxyHeader | None, found: ClientHello | None,
+               began: float) -> ProxyError | None:
         self.sessions.append(TcpSession(self.loop, sock, client, self.listener, self.service, self._ended, header, found))
         return None
 
