@@ -1,10 +1,11 @@
 """What holds for every test: hypothesis without chance and without deadlines.
 
-Hangs are ended by pytest's faulthandler (pyproject.toml). Tests never sleep; markers are declared here.
+Hangs are ended by pytest's faulthandler (pyproject.toml), those of tests marked `patience` later. Tests never sleep; markers are declared here.
 A compiled module that is older than its source would test what is no longer there: nothing runs then.
 """
 from __future__ import annotations
 
+import faulthandler
 import os
 import tomllib
 from pathlib import Path
@@ -17,6 +18,16 @@ settings.register_profile("steady", derandomize=True, deadline=None, database=No
 settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin the time of a test that is marked `patience`: there is one timer, pytest's, and it ends that of any test."""
+    marker = item.get_closest_marker("patience")
+    if marker is not None and item.config.getini("faulthandler_timeout"):
+        with item.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            stderr = os.dup(2)  # where pytest has it, and not where the test's output is kept
+        faulthandler.dump_traceback_later(marker.args[0], exit=True, file=stderr)
 
 
 def pytest_sessionstart() -> None:

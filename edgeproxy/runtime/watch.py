@@ -35,6 +35,23 @@ Files = dict[str, Look]
 NOTHING: Look = (0, 0, 0)
 
 
+class Clock:
+    """What time it is, and how it passes; a test has another."""
+
+    __slots__ = ()
+
+    def since(self) -> float:
+        """Seconds of the clock that never jumps."""
+        return monotonic()
+
+    def date(self) -> float:
+        """Seconds of UTC."""
+        return time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
 def look(path: str) -> Look:
     try:
         status = os.stat(path)
@@ -81,9 +98,8 @@ def _make(sites: list[Site]) -> None:
             _log.error("OpenSSL does not take the certificate %s: %s", site.certificates[0].cert, error)
 
 
-def warn(config: Config) -> None:
+def warn(config: Config, now: float) -> None:
     """Say what `edgeproxy check` says of certificates: one that ends soon must not need somebody who asks."""
-    now = time()
     for certificate in config.certificates.values():
         for caution in cautions(certificate, now):
             _log.warning("%s", caution)
@@ -93,11 +109,12 @@ class CertificateWatch:
     """`config` and `rules` give those that run; `renewed(old, new, rules)` is called in the loop with what is to take
     their place."""
 
-    __slots__ = ("_config", "_rules", "_renewed", "_seen", "_pending", "_known", "_paths", "_told", "_rotate_at",
-                 "_warn_at", "_task")
+    __slots__ = ("_clock", "_config", "_rules", "_renewed", "_seen", "_pending", "_known", "_paths", "_told",
+                 "_rotate_at", "_warn_at", "_task")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, config: Callable[[], Config],
-                 rules: Callable[[], Rules], renewed: Callable[[Config, Config, Rules], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: Callable[[], Config], rules: Callable[[], Rules],
+                 renewed: Callable[[Config, Config, Rules], None], clock: Clock) -> None:
+        self._clock = clock
         self._config = config
         self._rules = rules
         self._renewed = renewed
@@ -106,8 +123,8 @@ class CertificateWatch:
         self._known: Config | None = None
         self._told = ""  # why a renewal failed the last time
         self._paths: list[str] = []
-        self._rotate_at = monotonic() + ROTATION
-        self._warn_at = 0.0
+        self._rotate_at = clock.since() + ROTATION
+        self._warn_at = clock.since()
         self._task = loop.create_task(self._watch())
 
     def stop(self) -> None:
@@ -116,25 +133,25 @@ class CertificateWatch:
     async def _watch(self) -> None:
         pause = INTERVAL
         while True:
-            await asyncio.sleep(pause)
+            await self._clock.sleep(pause)
             began = monotonic()
             try:
-                await self._round()
+                await self._round(self._clock.since())
             except Exception:
                 _log.exception("watching certificates failed, it goes on; please report it")
             pause = max(INTERVAL, SHARE * (monotonic() - began))
 
-    async def _round(self) -> None:
+    async def _round(self, now: float) -> None:
         config = self._config()
         # A reload may have read files before they changed the last time. And once a day what ends soon is said again.
-        if config is not self._known or monotonic() >= self._warn_at:
+        if config is not self._known or now >= self._warn_at:
             self._known, self._paths = config, watched(config)
             self._seen.clear()
-            self._warn_at = monotonic() + DAY
-            await asyncio.to_thread(warn, config)
+            self._warn_at = now + DAY
+            await asyncio.to_thread(warn, config, self._clock.date())
         if self._paths:
             found = await asyncio.to_thread(self._look)
-            rotate = monotonic() >= self._rotate_at
+            rotate = now >= self._rotate_at
             if found or rotate:
                 await self._renew(config, found, rotate)
 
@@ -147,7 +164,7 @@ class CertificateWatch:
             if seen == now:
                 continue
             # What is seen for the first time may have changed between its reading and this look.
-            if seen is not None or now == NOTHING or time() - now[1] / 1e9 < RECENT:
+            if seen is not None or now == NOTHING or self._clock.date() - now[1] / 1e9 < RECENT:
                 found[path] = now
             else:
                 self._seen[path] = now
@@ -155,7 +172,7 @@ class CertificateWatch:
 
     async def _renew(self, config: Config, found: Files, rotate: bool) -> None:
         """Take what has changed since it was last used or refused."""
-        certificates, refused = await asyncio.to_thread(reread, config, found)
+        certificates, refused = await asyncio.to_thread(reread, config, found, self._clock.date())
         fresh = {path for path in found if not any(path in why.files for why in refused)}
         now = {path: at for path, at in found.items() if path not in fresh}
         for why in refused:
@@ -178,7 +195,7 @@ class CertificateWatch:
             self._told = ""
             self._seen.update({path: found[path] for path in fresh})
             if rotate:
-                self._rotate_at = monotonic() + ROTATION
+                self._rotate_at = self._clock.since() + ROTATION
             self._renewed(config, renewed, rules)
             if self._config() is renewed:
                 self._known = renewed
@@ -197,10 +214,10 @@ class Refusal(Exception):
         self.files = files
 
 
-def reread(config: Config, changed: Collection[str]) -> tuple[dict[tuple[str, str], Certificate], list[Refusal]]:
+def reread(config: Config, changed: Collection[str], now: float
+           ) -> tuple[dict[tuple[str, str], Certificate], list[Refusal]]:
     certificates: dict[tuple[str, str], Certificate] = {}
     refused: list[Refusal] = []
-    now = time()
     for cert, key in pairs_of(config):
         if cert in changed or key in changed:
             try:

@@ -31,9 +31,10 @@ def seen(port: int, context: ssl.SSLContext) -> int:
         return shown(wire)
 
 
+@pytest.mark.patience(600)  # the long version: a watched file takes more than a second
 @pytest.mark.parametrize("way", ["files", "reload"])
 def test_under_load(edge: StartEdge, nginx: Nginx, authority: Authority, site: Pair, long: bool, way: str) -> None:
-    rounds = (100 if way == "reload" else 50) if long else 5  # a watched file takes a second, and a test may take 120
+    rounds = 100 if long else 5
     port = free_port()
     text = secure(port, [site], nginx["a"])
     proxy = edge(text)

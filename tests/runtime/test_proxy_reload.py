@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,97 +12,12 @@ import pytest
 
 from edgeproxy.config import model
 from edgeproxy.config.load import load as load_files
-from edgeproxy.runtime.proxy import Proxy
-from fakes import OK_EMPTY, Alarm, Talk, accepted, ok
+from fakes import OK_EMPTY, Talk, accepted, ok
 from net.rig import Endpoint, Peer, Refusing, Run, both_loops, soon, until
+from runtime.inprocess import Program
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-
-class Program(logging.Handler):
-    """The program with a configuration that the test changes; unix sockets in a folder of the test's."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(logging.INFO)
-        self.folder = folder
-        self.config = model.Config({}, access_log=model.AccessLog(format="off"), shutdown=model.Shutdown(0.0))
-        self.lines: list[str] = []
-        self.announced: list[str] = []
-        self.clients: list[Talk] = []
-        self.loads = 0
-        self.fault: Exception | None = None
-        self.proxy: Proxy
-        self.alarm = Alarm()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-    def load(self) -> model.Config:
-        self.loads += 1
-        if self.fault is not None:
-            raise self.fault
-        return self.config
-
-    def bind(self, name: str) -> model.Bind:
-        return model.Bind(path=str(self.folder / name))
-
-    def set(self, listeners: dict[str, str] | None = None, services: dict[str, Any] | None = None,
-            routes: tuple[model.Route, ...] | None = None, **parts: Any) -> None:
-        """`listeners`: name to socket; `services`: name to places; one route to each service by host, and to `a`."""
-        config = self.config
-        if listeners is not None:
-            config = replace(config, listeners={
-                name: model.Listener(name, (self.bind(path.removeprefix("tcp:")),), "tcp", service="back")
-                if path.startswith("tcp:") else model.Listener(name, (self.bind(path),), "http")
-                for name, path in listeners.items()})
-        if services is not None:
-            config = replace(config, services={name: model.Service(name, tuple(p.address for p in places))
-                                               for name, places in services.items()})
-        if routes is not None:
-            config = replace(config, routes=routes)
-        self.config = replace(config, **parts)
-
-    async def reload(self) -> str:
-        """Reload; the line that says how it went."""
-        seen = len(self.lines)
-        self.proxy.reload()
-        await until(lambda: any("reload" in line for line in self.lines[seen:]))
-        return next(line for line in self.lines[seen:] if "reload" in line)
-
-    async def client(self, path: str) -> Talk:
-        sock = socket.socket(socket.AF_UNIX)
-        self.clients.append(Talk(sock))
-        await soon(asyncio.get_running_loop().sock_connect(sock, str(self.folder / path)))
-        return self.clients[-1]
-
-    async def refused(self, path: str) -> bool:
-        try:
-            (await self.client(path)).close()
-        except (FileNotFoundError, ConnectionRefusedError):
-            return True
-        return False
-
-    async def __aenter__(self) -> Program:
-        self.logger = logging.getLogger("edgeproxy")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.INFO)
-        self.logger.addHandler(self)
-        self.proxy = Proxy(asyncio.get_running_loop(), self.load, self.announced.append)
-        self.running = asyncio.create_task(self.proxy.serve(self.config))
-        await until(lambda: self.announced or self.running.done())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.proxy.stop()
-        self.proxy.stop()
-        await soon(self.running)
-        self.logger.removeHandler(self)
-        self.logger.setLevel(self.level)
-        for client in self.clients:
-            client.close()
-        assert not [line for line in self.lines if "please report" in line]
-        assert os.listdir(self.folder) == [], "the sockets' files are gone"
 
 
 @pytest.fixture
