@@ -23,6 +23,17 @@ class Access:
         self.announces = config.send_proxy_protocol or ""
         """The version of the PROXY header that each connection begins with; it belongs to one client then."""
 
+    def mistaken(self, first: bytes) -> str:
+        """What the first bytes of an endpoint show, if it speaks another protocol than was configured; else empty."""
+        secure = self.tls is not None
+        if first[:2] in (b"\x15\x03", b"\x16\x03") and not secure:  # a record: an alert, or of a handshake
+            return f"the endpoint answered with TLS; is its protocol {'h2' if self.multiplexed else 'https'}?"
+        if first[3:9] == b"\x04\0\0\0\0\0" and not self.multiplexed:  # the frame that a server begins with: SETTINGS
+            return f"the endpoint answered with an HTTP/2 frame; is its protocol {'h2' if secure else 'h2c'}?"
+        if first[:7] == b"HTTP/1." and self.multiplexed:
+            return f"the endpoint answered with HTTP/1; is its protocol {'https' if secure else 'http'}?"
+        return ""
+
     def same(self, other: Access) -> bool:
         return (self.multiplexed, self.tls, self.announces) == (other.multiplexed, other.tls, other.announces)
 

@@ -158,7 +158,8 @@ class Http1Channel(Channel):
                         self._wait()
                 user.response(head, decoder.payload, decoder.done)
         except ProxyError as error:
-            self._fail(error)
+            told = self._pool.access.mistaken(decoder.head_so_far(data)) if self.stage == _HEAD else ""
+            self._fail(ProxyError(error.kind, told) if told else error)
 
     def _before_final(self, user: ChannelUser, head: ResponseHead) -> ResponseHead | None:
         """Interim responses and upgrades; the final head if it is here already. Raises ProxyError."""

@@ -190,6 +190,11 @@ class Http2Connection(Streams):
         if self._state == _CLOSED:
             return
         self.reads += 1
+        if self.reads == 1:
+            told = self.pool.access.mistaken(data)
+            if told:
+                self._end(ProxyError(Kind.RESPONSE_BROKEN, told), False)
+                return
         broken: ProxyError | None = None
         self._reading = True
         try:

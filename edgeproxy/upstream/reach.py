@@ -110,13 +110,14 @@ class Reach(Handshake):
             return NOBODY
         if access.multiplexed and transport.alpn != "h2":
             transport.abort()
-            self._fail(ProxyError(Kind.TLS_FAILED, "the endpoint does not agree to HTTP/2 (ALPN)"))
+            self._fail(ProxyError(Kind.TLS_FAILED, "the endpoint does not agree to HTTP/2 (ALPN); is its protocol "
+                                                   "https?"))
             return NOBODY
         access.tls.opened(self._endpoint, transport)
         return self._end()(transport)
 
     def refused(self, error: Exception) -> None:
-        self._fail(failure(error))
+        self._fail(failure(error, self.pool.access.multiplexed))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(failure(exc))

@@ -39,7 +39,7 @@ class ClientTls:
 
     def name_for(self, endpoint: Endpoint) -> str:
         """What the certificate must be for. It is asked for by SNI, unless it is an IP address (RFC 6066 §3)."""
-        return self._server_name or endpoint.host or "localhost"
+        return self._server_name or endpoint.name.removesuffix(".") or endpoint.host or "localhost"
 
     def session_for(self, endpoint: Endpoint) -> ssl.SSLSession | None:
         """To be resumed. Tickets come after the handshake: so it is asked of the last connection when it is needed."""
@@ -91,17 +91,22 @@ def build_tls(service: Service, certificates: Mapping[tuple[str, str], Certifica
 
 # ---- failures
 
-def failure(error: Exception | None) -> ProxyError:
-    """What a handshake that failed with `error` (None: the connection was closed) is called."""
+def failure(error: Exception | None, http2: bool = False) -> ProxyError:
+    """What a handshake that failed with `error` (None: the connection was closed) is called. `http2`: HTTP/2 was
+    asked for in it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         # Of "IP address mismatch, certificate is not valid for '10.0.0.5'" the second half is nobody's business.
         reason = error.verify_message.partition(",")[0]
         return ProxyError(Kind.TLS_CERTIFICATE, f"the endpoint's certificate was refused: {reason.lower()}")
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or "unknown"
+        reason = error.reason or _read(str(error.args[-1]))
         _, alert, told = reason.partition("_ALERT_")
         if alert:
-            return ProxyError(Kind.TLS_ALERT, f"the endpoint refused the TLS handshake: {_words(told)}")
+            hint = f"; is its protocol {'https' if http2 else 'h2'}?" if told == "NO_APPLICATION_PROTOCOL" else ""
+            return ProxyError(Kind.TLS_ALERT, f"the endpoint refused the TLS handshake: {_words(told)}{hint}")
+        if reason == "WRONG_VERSION_NUMBER":  # so OpenSSL calls it if the answer is no record of TLS at all
+            return ProxyError(Kind.TLS_FAILED, "the endpoint did not answer with TLS; is its protocol "
+                                               f"{'h2c' if http2 else 'http'}?")
         return ProxyError(Kind.TLS_FAILED, f"the TLS handshake failed: {_words(reason)}")
     return ProxyError(Kind.TLS_FAILED, "the endpoint closed the connection within the TLS handshake")
 
@@ -112,6 +117,11 @@ def late_refusal(error: Exception | None) -> ProxyError | None:
     if isinstance(error, ssl.SSLError) and (error.reason or "").partition("_ALERT_")[2] in _LATE:
         return failure(error)
     return None
+
+
+def _read(text: str) -> str:
+    """The reason within `[SSL] tlsv1 alert no application protocol (_ssl.c:1006)`: not for all has Python a name."""
+    return text.partition("] ")[2].partition(" (")[0].upper().replace(" ", "_") or "UNKNOWN"
 
 
 def _words(reason: str) -> str:
