@@ -13,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 CARGO := cargo
 # command:package, what the tests and the benchmarks call beside Python packages
-TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd wrk:wrk setpriv:util-linux openssl:openssl h2load:nghttp2-client haproxy:haproxy chromium:chromium
+TEST_TOOLS := nginx:nginx curl:curl nc:netcat-openbsd wrk:wrk setpriv:util-linux openssl:openssl h2load:nghttp2-client haproxy:haproxy chromium:chromium knotd:knot dnsmasq:dnsmasq-base
 CONFORMANCE_TOOLS := openssl:openssl testssl:testssl.sh
 BENCH_TOOLS := nginx:nginx haproxy:haproxy wrk:wrk h2load:nghttp2-client
 COMPILED := $(shell sed -n '/^compiled = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml)

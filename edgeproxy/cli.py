@@ -7,52 +7,26 @@ never in a traceback; the data path is imported only by the commands that run it
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeproxy import __version__
+from edgeproxy.arguments import COMMANDS, EXIT_USAGE, HELP, Parser, build_parser
 
 if TYPE_CHECKING:
+    from edgeproxy.adminclient import Remote
     from edgeproxy.config.load import ConfigError, Loaded, Problem
-    from edgeproxy.config.model import Config
+    from edgeproxy.config.model import Bind, Config
+    from edgeproxy.explaintext import Question
+    from edgeproxy.runtime.admin import Place
+    from edgeproxy.runtime.status import Running
 
-EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 1, 2, 78, 130
-COMMANDS = ("cert", "check", "demo", "explain", "proxy", "schema", "version")
+__all__ = ["COMMANDS", "HELP", "main"]
+
+EXIT_OK, EXIT_FAILURE, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 1, 78, 130
 SEARCHED = ("edgeproxy.yaml", "/etc/edgeproxy/edgeproxy.yaml")
-
-HELP = """\
-edgeproxy: a reverse proxy for HTTP, HTTPS, TLS and TCP
-
-usage:
-  edgeproxy [-c FILE]...                 run with a configuration file, or a folder of *.yaml
-  edgeproxy check [-c FILE]... [--json]  validate all that a start would, bind nothing (also: edgeproxy -t)
-  edgeproxy explain [-c FILE]... [METHOD] URL [-H NAME:VALUE]... [--from IP] [--all] [--json]
-                                         which certificate, route and endpoint a request would get, and why
-  edgeproxy proxy --from ADDRESS --to ADDRESS [--to ADDRESS]... [--log combined|json|off]
-                                         a reverse proxy for one service, without a file
-  edgeproxy demo                         three tiny backends with listeners in front, and what to try
-  edgeproxy cert self-signed --host NAME [--host NAME]... [--out FOLDER] [--days 365] [--force]
-                                         a certificate to try https with
-  edgeproxy schema                       the JSON Schema of the configuration, for editors
-  edgeproxy version [--json]             versions and engines in use
-  edgeproxy COMMAND --help               more on one command
-
-examples:
-  edgeproxy demo                                     see it work, without a file
-  edgeproxy proxy --from :8080 --to localhost:3000   one backend, without a file
-  edgeproxy -c conf.yaml                             run
-  edgeproxy -t -c conf.yaml                          is the file right?
-  edgeproxy explain -c conf.yaml https://a.example/x who would answer this request, and why
-
-without -c: $EDGEPROXY_CONFIG, ./edgeproxy.yaml, /etc/edgeproxy/edgeproxy.yaml
-signals: HUP reloads, TERM drains, INT stops, USR1 opens the logs again
-exit status: 0 ok, 1 failure, 2 usage, 78 bad configuration, 3 drained by force
-"""
 
 
 class Failure(Exception):
@@ -154,18 +128,27 @@ def error_log() -> None:
     logging.raiseExceptions = False  # an error log that cannot be written is no reason to print a traceback into it
 
 
-def serve(load: Callable[[], Config], announce: Callable[[str], None] = announce) -> int:
+def serve(load: Callable[[], Config], announce: Callable[[str], None] = announce, place: Place | None = None) -> int:
     from edgeproxy.runtime.proxy import run
 
     error_log()
-    return run(load, announce)
+    return run(load, announce, place)
 
 
 # ---- commands
 
 def run_command(args: argparse.Namespace) -> int:
+    from edgeproxy.adminclient import socket_of
+    from edgeproxy.runtime.admin import Place
+
     paths = config_paths(args.config)
-    return serve(lambda: read_config(paths).config)
+    return serve(lambda: read_config(paths).config, place=Place(socket_of(paths), _explain_running))
+
+
+def _explain_running(running: Running, query: Mapping[str, list[str]]) -> dict[str, Any]:
+    from edgeproxy.explain import explain_running  # not before somebody asks
+
+    return explain_running(running, query)
 
 
 def check_command(args: argparse.Namespace) -> int:
@@ -243,8 +226,6 @@ def proxy_command(args: argparse.Namespace) -> int:
 
 
 def explain_command(args: argparse.Namespace) -> int:
-    import time
-
     from edgeproxy import explain
 
     if len(args.request) > 2:
@@ -254,13 +235,77 @@ def explain_command(args: argparse.Namespace) -> int:
         question = explain.question(method[0] if method else "GET", url, args.header, args.client)
     except ValueError as error:
         raise Failure(f"explain: {error}", EXIT_USAGE) from None
-    answer = explain.explain(read_config(config_paths(args.config)).config, question, time.time())
+    report, lines = (_explained_live if args.live else _explained)(args, question)
     if args.json:
-        print_json(answer.as_json())
+        print_json(report)
     else:
-        for line in answer.as_text(None if args.all else 20):
+        for line in lines:
             say(coloured(line, "1", sys.stdout) if line.startswith(("route ", "reply ")) else line)
-    return EXIT_OK if answer.found else EXIT_FAILURE
+    return EXIT_OK if report["found"] else EXIT_FAILURE
+
+
+def _explained(args: argparse.Namespace, question: Question) -> tuple[dict[str, Any], list[str]]:
+    """What the files say: for scripts, and for people."""
+    import time
+
+    from edgeproxy import explain
+
+    config = read_config(config_paths(args.config)).config
+    answer = explain.explain(config, question, time.time(), explain.asked_now(config.resolver))
+    return answer.as_json(), list(answer.as_text(None if args.all else 20))
+
+
+def _explained_live(args: argparse.Namespace, question: Question) -> tuple[dict[str, Any], list[str]]:
+    """What the running proxy says."""
+    asked = {"method": question.method, "url": question.url, "from": question.client, "header": args.header}
+    if args.all:
+        asked["all"] = "1"
+    report = remote(args).get("/api/v1/explain", asked)
+    return report, report.pop("text")
+
+
+def status_command(args: argparse.Namespace) -> int:
+    import shutil
+
+    from edgeproxy.statustext import lines
+
+    report = remote(args).get("/api/v1/status", {"service": args.service} if args.service else None)
+    if args.json:
+        print_json(report)
+        return EXIT_OK
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines(report, width, lambda text, code: coloured(text, code, sys.stdout)):
+        print(line)
+    return EXIT_OK
+
+
+def endpoint_command(args: argparse.Namespace) -> int:
+    report = remote(args).post("/api/v1/endpoints", {"service": args.service, "address": args.address,
+                                                     "action": args.action})
+    if args.json:
+        print_json(report)
+        return EXIT_OK
+    why = f" ({report['reason']})" if report["reason"] else ""
+    alone = "" if report["others_ready"] or report["ready"] else "; no other endpoint of the service is ready"
+    say(f"{args.service} {args.address} is {report['state']}{why}, {report['active']} in flight{alone}")
+    return EXIT_OK
+
+
+def remote(args: argparse.Namespace) -> Remote:
+    """The proxy that runs with the files of the command line. Raises Unanswered."""
+    from edgeproxy.adminclient import find
+    from edgeproxy.config.load import ConfigError, load
+
+    paths = config_paths(args.config)
+
+    def configured() -> Bind | None:
+        try:
+            admin = load(paths).admin
+        except ConfigError:  # the proxy may run all the same, with what the file was before
+            return None
+        return admin.bind if admin is not None else None
+
+    return find(paths, configured)
 
 
 def cert_command(args: argparse.Namespace) -> int:
@@ -302,102 +347,13 @@ def version_command(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# ---- arguments
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes are one line and where to look; the program's own help is written by hand."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
-        if unknown:
-            near = difflib.get_close_matches(unknown[1], COMMANDS, 1)
-            message = f'unknown command "{unknown[1]}"' + (f', did you mean "{near[0]}"?' if near else "")
-        complain(f"{message} (see {self.prog} --help)")
-        raise SystemExit(EXIT_USAGE)
-
-    def format_help(self) -> str:
-        return HELP if self.prog == "edgeproxy" else super().format_help()
-
+# ---- main
 
 def _parser() -> Parser:
-    parser = Parser(prog="edgeproxy", allow_abbrev=False)
-    _config_option(parser, "config")
-    parser.add_argument("-t", "--test", action="store_true")
-    parser.add_argument("--version", action="version", version=f"edgeproxy {__version__}")
-    commands = parser.add_subparsers(prog="edgeproxy", metavar="COMMAND")
-    parser.set_defaults(run=None, json=False, more_config=[])
+    return build_parser({"cert": cert_command, "check": check_command, "demo": demo_command,
+                         "endpoint": endpoint_command, "explain": explain_command, "proxy": proxy_command,
+                         "schema": schema_command, "status": status_command, "version": version_command})
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], does: str, more: str = "") -> Parser:
-        made: Parser = commands.add_parser(name, description=f"{does}.{more}", allow_abbrev=False)
-        made.set_defaults(run=run)
-        return made
-
-    check = command("check", check_command, "Validate the configuration as a start would, bind nothing")
-    _config_option(check, "more_config")
-    _json_option(check)
-    demo = command("demo", demo_command, "Run three tiny backends with listeners in front, and say what to try")
-    demo.add_argument("--port", type=_port, default=8080, help="of the http listener, if it is free (8080)")
-    demo.add_argument("--https-port", type=_port, default=8443, help="of the https listener, if it is free (8443)")
-    demo.add_argument("--tcp-port", type=_port, default=9000, help="of the tcp listener, if it is free (9000)")
-    _proxy_options(command("proxy", proxy_command, "Run a reverse proxy for one service, without a file",
-                           " Names are resolved once, at the start."))
-    explain: Parser = command("explain", explain_command, "Say which route and endpoint a request would get, and why")
-    _config_option(explain, "more_config")
-    explain.usage = "edgeproxy explain [-c FILE]... [METHOD] URL [-H NAME:VALUE]... [--from IP] [--all] [--json]"
-    explain.add_argument("request", nargs="+", metavar="[METHOD] URL", help="such as http://a.example/x or POST URL")
-    explain.add_argument("-H", "--header", action="append", default=[], metavar="NAME:VALUE",
-                         help="a field; repeatable")
-    explain.add_argument("--from", dest="client", default="127.0.0.1", metavar="IP", help="client address (127.0.0.1)")
-    explain.add_argument("--all", action="store_true", help="every losing route, not just the nearest")
-    _json_option(explain)
-    cert = command("cert", cert_command, "Make a self-signed certificate and its key, to try https with",
-                   " Clients trust it only if told to: curl --cacert FILE, or curl -k.")
-    _cert_options(cert)
-    command("schema", schema_command, "Print the JSON Schema of the configuration, for editors")
-    _json_option(command("version", version_command, "Print the versions and engines in use"))
-    return parser
-
-
-def _config_option(parser: Parser, dest: str) -> None:
-    parser.add_argument("-c", "--config", dest=dest, action="append", default=[], metavar="FILE",
-                        help="configuration file or folder of *.yaml; repeatable")
-
-
-def _json_option(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="for scripts")
-
-
-def _proxy_options(proxy: Parser) -> None:
-    proxy.add_argument("--from", dest="listen", required=True, metavar="ADDRESS",
-                       help="where to listen: :8080, 127.0.0.1:8080, [::1]:8080, unix:/run/e.sock")
-    proxy.add_argument("--to", action="append", required=True, metavar="ADDRESS",
-                       help="backend: localhost:3000, 10.0.0.5:80, unix:/run/app.sock; several share the work")
-    proxy.add_argument("--log", choices=("combined", "json", "off"), default="combined", help="access log (combined)")
-
-
-def _cert_options(cert: Parser) -> None:
-    cert.add_argument("kind", choices=("self-signed",), help="the only kind there is")
-    cert.add_argument("--host", action="append", required=True, metavar="NAME",
-                      help="a.example, '*.b.example' or an address; repeatable; the files are called after the first")
-    cert.add_argument("--out", default=".", metavar="FOLDER", help="where to (this folder); made if it is not there")
-    cert.add_argument("--days", type=_days, default=365, help="how long it is good for (365)")
-    cert.add_argument("--force", action="store_true", help="overwrite the files")
-    _json_option(cert)
-
-
-def _days(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 3650):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to 3650")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text)
-
-
-# ---- main
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status. argparse alone raises SystemExit (help, usage)."""

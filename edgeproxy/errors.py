@@ -55,6 +55,7 @@ class Kind(Enum):
     EXHAUSTED = ("exhausted", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)  # our descriptors or ports
     QUEUE_FULL = ("queue_full", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)
     QUEUE_TIMEOUT = ("queue_timeout", "connection_limit_reached", 503, Side.PROXY, RetryClass.NEVER)
+    DNS_FAILED = ("dns_failed", "dns_error", 503, Side.PROXY, RetryClass.NEVER)  # no name of the service was ever found
     UNAVAILABLE = ("unavailable", "destination_unavailable", 503, Side.PROXY, RetryClass.NEVER)
     TOTAL_TIMEOUT = ("total_timeout", "http_response_timeout", 504, Side.PROXY, RetryClass.NEVER)
     IDLE_TIMEOUT = ("idle_timeout", "connection_timeout", 504, Side.PROXY, RetryClass.NEVER)  # only logged

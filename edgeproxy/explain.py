@@ -1,18 +1,21 @@
 """`edgeproxy explain`: which listener, certificate, route, service and endpoint a request would get, and why no other.
 
 Rules of this file: nothing is decided here. The certificate is looked up by the listener's own table, the request is
-written out and parsed by the codec, routed by the router, and the endpoints are ordered by a service with nothing but
-its configuration: what a proxy does that was just started.
+written out and parsed by the codec, routed by the router, and the endpoints are ordered by a service made for it: from
+a file what a proxy does that was just started, its names asked of DNS now; or with the states that the endpoints of a
+running proxy have, copied, so that nothing moves there. What an answer says is in `explaintext.py`.
 """
 from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import os.path
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
+from time import time
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -21,35 +24,28 @@ from edgeproxy import handshakes
 from edgeproxy.codec._leaf import RequestHead, parse_request
 from edgeproxy.config import model
 from edgeproxy.errors import Kind, ProxyError
-from edgeproxy.handshakes import Greeting
+from edgeproxy.explaintext import Answer, Candidate, Question, describe_path
 from edgeproxy.net.certificates import TlsServer
-from edgeproxy.policy.endpoint import EndpointState
+from edgeproxy.policy.endpoint import EndpointState, Target
 from edgeproxy.policy.sni import NameTable
 from edgeproxy.router import Considered, Explanation, Route, build_router
+from edgeproxy.runtime import status
 from edgeproxy.session.gates import RedirectGate
 from edgeproxy.session.hashing import exchange_key
-from edgeproxy.snapshot import compile_tls
-from edgeproxy.upstream.service import KEYED, Service
+from edgeproxy.snapshot import Rules, compile_tls
+from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.roster import is_named, written_down
+from edgeproxy.upstream.service import Service, host_for
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "tls": 443}
 KINDS = {"http": ("http",), "https": ("https", "tls"), "tls": ("tls", "https"), "tcp": ("tcp",)}
 """Protocols of listeners that a URL can mean, the likeliest first."""
+ORDERED = 100
+"""Endpoints that are told in the order in which they would be tried; the others follow in that of the file."""
+RESOLVING = 3.0
+"""Seconds that the names of a service are waited for."""
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One request as it would be sent."""
-
-    method: str
-    url: str
-    scheme: str
-    host: str
-    """Of the URL: what the client connects to, and asks for by SNI."""
-    port: int | None
-    """As in the URL; None: not given."""
-    raw: bytes
-    """The whole head."""
-    client: str
+__all__ = ["Answer", "Question", "asked_now", "explain", "explain_running", "question"]
 
 
 def question(method: str, url: str, fields: Sequence[str], client: str) -> Question:
@@ -79,132 +75,124 @@ def question(method: str, url: str, fields: Sequence[str], client: str) -> Quest
                     address)
 
 
-class Candidate(NamedTuple):
-    state: EndpointState
-    share: float
-    """Of the work, by weight, among the primaries or among the backups."""
+# ---- what is known of endpoints
+
+class Seen(NamedTuple):
+    """Of one service."""
+
+    states: Sequence[EndpointState]
+    """Its members, in their order."""
+    leaving: Sequence[EndpointState] = ()
+    unresolved: str = ""
+    """Why no name of it was ever resolved."""
+    bound: str = ""
+    """Address of the endpoint that the client is bound to by affinity."""
+    dns: Sequence[dict[str, Any]] = ()
+    first: Callable[[int], EndpointState] | None = None
+    """Its picker's choice, where the key alone decides: what starts slowly has a part in it."""
+    running: status.Running | None = None
 
 
-@dataclass(slots=True)
-class Answer:
-    """What would happen. `problem` is set when nothing would be found, and says why."""
-
-    question: Question
-    listener: model.Listener | None = None
-    also: str = ""
-    """Said about the choice of the listener."""
-    greeting: Greeting | None = None
-    """What the TLS handshake shows."""
-    sni: str = ""
-    """The pattern of a tls listener that fits."""
-    now: float = 0.0
-    """Unix seconds, for the certificates' dates."""
-    head: RequestHead | None = None
-    route: Route | None = None
-    reply: tuple[int, str] | None = None
-    """Status and words of what the proxy answers itself."""
-    target: str | None = None
-    host: str | None = None
-    services: tuple[model.WeightedService, ...] = ()
-    service: model.Service | None = None
-    candidates: list[Candidate] = field(default_factory=list)
-    losing: list[tuple[str, str, str]] = field(default_factory=list)
-    """(route, verdict, why), the nearest first."""
-    problem: str = ""
-    nearest: str = ""
-
-    @property
-    def found(self) -> bool:
-        return not self.problem
-
-    # ---- for people: one fact a line, its name first
-
-    def as_text(self, most: int | None = None) -> Iterator[str]:
-        """`most` of the losing routes are told; None: all."""
-        asked = self.question
-        yield f"request    {asked.method} {asked.url} from {asked.client}"
-        if self.listener is not None:
-            binds = " ".join(map(str, self.listener.bind))
-            yield f"listener   {self.listener.name} {binds} {self.listener.protocol}{self.also}"
-        if self.greeting is not None:
-            yield from self.greeting.lines(self.now)
-        if self.sni:
-            yield f"sni        {self.sni}, relayed without being decrypted"
-        if self.route is not None:
-            yield f"route      {self.route.name} ({describe(self.route.config)})"
-        yield from self._leads_to()
-        if self.problem:
-            yield f"reply      {self.reply[0]} {self.problem}" if self.reply else f"no answer  {self.problem}"
-        if self.nearest:
-            yield f"nearest    {self.nearest}"
-        shown = self.losing if most is None else self.losing[:most]
-        for name, _, why in shown:
-            yield f"not        {name}: {why}"
-        if len(self.losing) > len(shown):
-            yield f"not        {len(self.losing) - len(shown)} more routes (--all tells them)"
-
-    def _leads_to(self) -> Iterator[str]:
-        if self.reply is not None and not self.problem:
-            yield f"reply      {self.reply[0]} {self.reply[1]}"
-        if self.head is not None and self.target is not None:
-            yield f"rewrite    {self.head.target} -> {self.target}"
-        if self.head is not None and self.host is not None:
-            yield f"host       {self.head.authority} -> {self.host}"
-        total = sum(s.weight for s in self.services)
-        if len(self.services) > 1:
-            parts = [f"{s.name} {100 * s.weight / total if total else 0:.0f} %" for s in self.services]
-            yield f"split      {', '.join(parts)}; the first is shown"
-        service = self.service
-        if service is None:
-            return
-        relayed = self.listener is not None and not self.listener.routed
-        yield f"service    {service.name} ({describe_balance(service.balance)}{'' if relayed else _speaks(service)})"
-        sure = service.balance.kind in KEYED
-        for place, (state, share) in enumerate(self.candidates):
-            role = "backup" if state.backup else f"weight {state.weight}, {100 * share:.0f} %"
-            mark = "  <- this request" if sure and not place and state.weight else ""
-            yield f"endpoint   {state.address} ({role if state.weight else 'weight 0, takes nothing'}){mark}"
-        if self.route is not None:
-            yield f"limits     {describe_limits(self.route.config, service)}"
-
-    # ---- for scripts
-
-    def as_json(self) -> dict[str, Any]:
-        asked, service = self.question, self.service
-        return {
-            "request": {"method": asked.method, "url": asked.url, "from": asked.client},
-            "found": self.found,
-            "problem": self.problem or None,
-            "listener": self.listener.name if self.listener is not None else None,
-            "tls": self.greeting.as_json(self.now) if self.greeting is not None else None,
-            "sni": self.sni or None,
-            "route": self.route.name if self.route is not None else None,
-            "reply": {"status": self.reply[0], "text": self.reply[1]} if self.reply is not None else None,
-            "rewrite": {"target": self.target, "host": self.host},
-            "split": [{"service": s.name, "weight": s.weight} for s in self.services],
-            "service": service.name if service is not None else None,
-            "picker": service.balance.kind if service is not None else None,
-            "endpoints": [{"address": state.address, "weight": state.weight, "backup": state.backup,
-                           "share": round(share, 4)} for state, share in self.candidates],
-            "nearest": self.nearest or None,
-            "losing": [{"route": name, "verdict": verdict, "why": why} for name, verdict, why in self.losing],
-        }
+See = Callable[[model.Service, RequestHead | None, str], Seen]
+"""(service, the request if there is one, the client's address)"""
 
 
-def explain(config: model.Config, asked: Question, now: float = 0.0) -> Answer:
-    """`now` is unix seconds, for the certificates' dates. Raises ConfigError for what only OpenSSL finds."""
+def as_written(config: model.Service, head: RequestHead | None, client: str) -> Seen:
+    """Without DNS."""
+    return Seen(_states(written_down(config)))
+
+
+def asked_now(resolver: model.Resolver) -> See:
+    """As written, and names are asked of DNS."""
+    def see(config: model.Service, head: RequestHead | None, client: str) -> Seen:
+        if not is_named(config):
+            return as_written(config, head, client)
+        logging.getLogger("edgeproxy").addHandler(logging.NullHandler())  # what goes wrong stands in the answer
+        return asyncio.run(_resolved(config, resolver))
+
+    return see
+
+
+def _states(targets: Sequence[Target]) -> list[EndpointState]:
+    found: dict[str, EndpointState] = {}
+    for endpoint, weight, backup in targets:
+        found.setdefault(endpoint.address, EndpointState(endpoint, weight, backup))
+    return list(found.values())
+
+
+async def _resolved(config: model.Service, resolver: model.Resolver) -> Seen:
+    from edgeproxy.upstream.discovery import MOMENT, Discovery
+    from edgeproxy.upstream.resolver import Resolver
+
+    loop = asyncio.get_running_loop()
+    found: list[tuple[Sequence[Target], str]] = [((), "")]
+    discovery = Discovery(loop, Resolver(loop, resolver), config, lambda *supplied: found.append(supplied), Events(),
+                          random.Random())
+    end, answered = loop.time() + RESOLVING, 0
+    while answered < 2 and loop.time() < end:  # twice: the targets of an SRV record are names to ask for, too
+        await asyncio.sleep(5 * MOMENT)
+        answered = answered + 1 if all(view.queries or view.server for view in discovery.names) else 0
+    targets, unresolved = found[-1]
+    names = [status.name_view(view) for view in discovery.names]
+    discovery.close()
+    for name in names:
+        if not (name["addresses"] or name["error"]):
+            name["error"] = f"no answer within {RESOLVING:g} s"
+    return Seen(_states([*written_down(config), *targets]), unresolved=unresolved, dns=names)
+
+
+def seen_by(running: status.Running, services: Mapping[str, Service]) -> See:
+    """What a running proxy knows now: copies."""
+    def see(config: model.Service, head: RequestHead | None, client: str) -> Seen:
+        service = services[config.name]
+        binding, view = service.binding, service.view
+        first = service.first if service.keyed else None
+        return Seen([_like(member, EndpointState(member.endpoint)) for member in view.members],
+                    [_like(member, EndpointState(member.endpoint)) for member in list(service.leaving.values())],
+                    service.unresolved, (binding.look(client, head) or "") if binding is not None else "",
+                    list(status.names(running, config.name)), first, running)
+
+    return see
+
+
+def _like(state: EndpointState, copy: EndpointState) -> EndpointState:
+    """`copy`, made to look like `state` to pickers and readers."""
+    copy.weight, copy.backup = state.weight, state.backup
+    copy.active, copy.total, copy.failed = state.active, state.total, state.failed
+    copy.latency, copy.latency_at, copy.handicap = state.latency, state.latency_at, state.handicap
+    copy.ready, copy.state, copy.reason, copy.since = state.ready, state.state, state.reason, state.since
+    return copy
+
+
+def explain_running(running: status.Running, query: Mapping[str, list[str]]) -> dict[str, Any]:
+    """`/api/v1/explain`: the answer as JSON, and as lines under `text`. Raises ValueError as `question`."""
+    def one(name: str, default: str) -> str:
+        return query.get(name, [default])[0]
+
+    if not query.keys() >= {"url"} or query.keys() - {"method", "url", "from", "header", "all"}:
+        raise ValueError("url is wanted; method, from, header (again and again) and all are understood")
+    asked = question(one("method", "GET"), one("url", ""), query.get("header", []), one("from", "127.0.0.1"))
+    snapshot = running.live.snapshot
+    answer = explain(snapshot.config, asked, time(), seen_by(running, snapshot.services), snapshot.rules)
+    return {**answer.as_json(), "text": list(answer.as_text(None if "all" in query else 20))}
+
+
+def explain(config: model.Config, asked: Question, now: float = 0.0, see: See = as_written,
+            rules: Rules | None = None) -> Answer:
+    """`now` is unix seconds, for the certificates' dates; `rules`: the compiled configuration, if there is one. Raises
+    ConfigError for what only OpenSSL finds."""
     answer = Answer(asked, now=now)
     listener = _listener(config, asked, answer)
     if listener is None:
         return answer
     answer.listener = listener
     if not listener.routed:
-        _relay(answer, config, listener)
+        _relay(answer, config, listener, see)
         return answer
     if asked.scheme != listener.protocol:
         answer.problem = f"this listener speaks {listener.protocol}, and {asked.scheme} does not get through"
         return answer
-    tls = _greet(answer, config, listener)
+    tls = _greet(answer, config, listener, rules)
     if answer.problem:
         return answer
     try:
@@ -217,7 +205,7 @@ def explain(config: model.Config, asked: Question, now: float = 0.0) -> Answer:
     answer.head = head
     if _stopped(answer, listener, tls, head):
         return answer
-    router = build_router(config, listener.name)
+    router = rules.routers[listener.name] if rules is not None else build_router(config, listener.name)
     explanation = router.explain(head.host, head.path, head.method, head)
     answer.losing = [*_losing(explanation), *_elsewhere(config, listener)]
     if explanation.winner is None:
@@ -225,16 +213,16 @@ def explain(config: model.Config, asked: Question, now: float = 0.0) -> Answer:
         answer.problem = "no route for this host and path" if config.routes else "there are no routes"
         answer.nearest = _nearest(explanation, head, answer.losing)
     else:
-        _lead(answer, config, explanation.winner, head)
+        _lead(answer, config, explanation.winner, head, see)
     return answer
 
 
 # ---- the listener, and what it asks before any route
 
-def _greet(answer: Answer, config: model.Config, listener: model.Listener) -> TlsServer | None:
+def _greet(answer: Answer, config: model.Config, listener: model.Listener, rules: Rules | None) -> TlsServer | None:
     if listener.tls is None:
         return None
-    tls = compile_tls(config, {})[listener.name]
+    tls = (rules.tls if rules is not None else compile_tls(config, {}))[listener.name]
     answer.greeting = handshakes.greeting(listener.tls, tls, answer.question.host)
     if not answer.greeting.certificates:
         answer.problem = answer.greeting.why
@@ -259,7 +247,7 @@ def _stopped(answer: Answer, listener: model.Listener, tls: TlsServer | None, he
     return False
 
 
-def _relay(answer: Answer, config: model.Config, listener: model.Listener) -> None:
+def _relay(answer: Answer, config: model.Config, listener: model.Listener, see: See) -> None:
     """A connection whose bytes are passed on as they are."""
     name = listener.service
     if listener.protocol == "tls":
@@ -273,14 +261,7 @@ def _relay(answer: Answer, config: model.Config, listener: model.Listener) -> No
             return
         answer.sni, name = found
     assert name is not None
-    _endpoints(answer, config.services[name])
-
-
-def _speaks(service: model.Service) -> str:
-    if service.protocol not in ("https", "h2"):
-        return "" if service.protocol == "http" else f"; {service.protocol}"
-    checked = f"checked as {service.tls.server_name or 'its address'}" if service.tls.verify else "not checked"
-    return f"; {service.protocol}, {checked}"
+    _endpoints(answer, config.services[name], see)
 
 
 def _listener(config: model.Config, asked: Question, answer: Answer) -> model.Listener | None:
@@ -302,7 +283,7 @@ def _listener(config: model.Config, asked: Question, answer: Answer) -> model.Li
 
 # ---- the winner
 
-def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead) -> None:
+def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead, see: See) -> None:
     answer.route = route
     assert answer.listener is not None
     try:
@@ -328,29 +309,74 @@ def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead)
         answer.reply = (500, "every service of the route has weight 0")
         answer.problem = "every service of the route has weight 0"
         return
-    _endpoints(answer, config.services[name])
+    service = config.services[name]
+    external = host_for(service)
+    if route.rewrite_host is None and external is not None:
+        answer.host = external.decode("latin-1")
+    _endpoints(answer, service, see)
 
 
-def _endpoints(answer: Answer, config: model.Service) -> None:
+# ---- the endpoints
+
+def _endpoints(answer: Answer, config: model.Service, see: See) -> None:
     """The endpoints of a service in the order in which they would be tried."""
-    answer.service = config
+    seen = see(config, answer.head, answer.question.client)
+    answer.service, answer.dns, answer.live = config, list(seen.dns), seen.running is not None
+    answer.began = seen.running.began if seen.running is not None else 0.0
     loop = asyncio.new_event_loop()
     try:
-        plain = replace(config, protocol="http", tls=model.ServiceTls())  # what it speaks has no part in the choice
-        service = Service(loop, plain, random.Random(0))
+        service = _double(loop, config, seen)
         exchange: Any = SimpleNamespace(head=answer.head, client=answer.question.client)  # all that a key is made of
         key = exchange_key(exchange, service)
         tried: list[Any] = []
-        while (member := service.pick(key, tried)) is not None and member not in tried:
+        while len(tried) < ORDERED and (member := service.pick(key, tried)) is not None and member not in tried:
             tried.append(member)
-        order: list[EndpointState] = [*tried, *(m for m in service.view.members if m not in tried)]
+        first = set(tried)
+        order: list[EndpointState] = [*tried, *(m for m in service.view.members if m not in first), *seen.leaving]
+        none = None if tried else service.unavailable()
     finally:
         loop.close()
-    totals = {backup: sum(s.weight for s in order if s.backup is backup) for backup in (False, True)}
-    answer.candidates = [Candidate(s, s.weight / totals[s.backup] if s.weight else 0.0) for s in order]
-    if not tried:
-        answer.reply = (503, "no endpoint")
-        answer.problem = f"service {config.name} has no endpoint that takes anything"
+    part = status.shares(service.view.members, config.panic)
+    answer.candidates = [Candidate(s, part.get(s.address, 0.0)) for s in order]
+    _choose(answer, service, seen, tried)
+    if none is not None and not answer.chosen:
+        answer.reply = none.kind.status, none.cause
+        answer.problem = f"service {config.name}: {none.cause}"
+        if not any(state.weight for state in order) and not seen.unresolved:
+            answer.problem = f"service {config.name} has no endpoint that takes anything"
+
+
+def _double(loop: asyncio.AbstractEventLoop, config: model.Service, seen: Seen) -> Service:
+    """A service that chooses as the real one does, at this moment, and belongs to nobody."""
+    # What it speaks, and how its endpoints are found and judged, has no part in the choice.
+    plain = replace(config, protocol="http", tls=model.ServiceTls(), send_proxy_protocol=None, endpoints=(), dns=(),
+                    external_name=None, affinity=None, health=None, slow_start=0.0)
+    service = Service(loop, plain, random.Random(0))
+    service.supply([Target(state.endpoint, state.weight, state.backup) for state in seen.states], seen.unresolved)
+    for state, member in zip(seen.states, service.view.members, strict=True):
+        _like(state, member)
+    first = seen.first
+    if first is not None:
+        known = {member.address: member for member in service.view.members}
+        service.first = lambda key: known[first(key).address]
+    return service
+
+
+def _choose(answer: Answer, service: Service, seen: Seen, tried: Sequence[EndpointState]) -> None:
+    """Which endpoint it is, where that can be said, and why."""
+    bound = next((state for state, _ in answer.candidates if state.address == seen.bound), None)
+    if bound is not None and service.usable(bound) and bound.active < service.limit:  # type: ignore[arg-type]
+        answer.chosen, answer.choice = bound.address, "its client is bound to it"
+    elif not tried:
+        return
+    elif service.keyed:
+        answer.chosen, answer.choice = tried[0].address, "by its hash" if answer.live else ""
+    elif answer.live:
+        several = sum(share > 0 for _, share in answer.candidates) > 1
+        if several:
+            answer.choice = "any of those with a share, by weight"
+        else:
+            answer.chosen, answer.choice = tried[0].address, "no other takes any"
 
 
 # ---- the losers
@@ -402,35 +428,3 @@ def _likeness(one: Considered, head: RequestHead, what: Literal["host", "path"])
     if what == "host":
         return max(difflib.SequenceMatcher(None, head.host, host).ratio() for host in one.route.config.host or ("",))
     return len(os.path.commonprefix([one.route.config.path.value, head.path]))
-
-
-# ---- words
-
-def describe_path(path: model.PathMatch) -> str:
-    return f"path {path.value}" if path.kind == "prefix" else f"{path.kind} path {path.value}"
-
-
-def describe(route: model.Route) -> str:
-    parts = ["host " + " or ".join(route.host) if route.host else "any host", describe_path(route.path)]
-    if route.methods:
-        parts.append("method " + " or ".join(route.methods))
-    parts += [f"header {name}: {value}" for name, value in route.headers]
-    parts += [f"query {name}={value}" for name, value in route.query]
-    return ", ".join(parts)
-
-
-def describe_balance(balance: model.Balance) -> str:
-    if balance.kind == "hash":
-        return f"hash of {balance.source} {balance.name}".rstrip()
-    return balance.kind
-
-
-def describe_limits(route: model.Route, service: model.Service) -> str:
-    parts = [f"{route.retry.attempts} tries on {', '.join(map(str, route.retry.when))}"
-             if route.retry.attempts > 1 else "one try"]
-    if service.timeouts.connect is not None:
-        parts.append(f"connect {service.timeouts.connect:g}s")
-    parts.append(f"response {route.timeouts.response:g}s" if route.timeouts.response else "no response timeout")
-    if route.timeouts.total:
-        parts.append(f"total {route.timeouts.total:g}s")
-    return ", ".join(parts)

@@ -51,7 +51,7 @@ def one_line_config(listen: str, to: Sequence[str],
             route = replace(route, rewrite=Rewrite(host=name))
             lines.append(f"requests go on with Host: {name}")
     return Config({"proxy": Listener("proxy", (bind,), "http")}, (route,), {"upstream": service},
-                  AccessLog(format=log)), lines
+                  access_log=AccessLog(format=log)), lines
 
 
 def _encrypted(to: Sequence[str]) -> str | None:

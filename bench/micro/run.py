@@ -175,6 +175,7 @@ def _ended() -> Any:
     ended.listener, ended.route, ended.service, ended.endpoint = "web", "www.example.com", "backend", "10.0.0.1:80"
     ended.attempts = []
     ended.reused = True
+    ended.sni, ended.tls, ended.grpc_status = "", "", -1
     ended.request_id, ended.traceparent, ended.cause = "0123456789abcdef0000000000000001", "", ""
     return ended
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from edgeproxy.config.model import Bind, EndpointAddress
+from edgeproxy.config.model import Bind, DnsSource, EndpointAddress, ExternalName, Nameserver
 from edgeproxy.config.problem import quoted
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMERIC = re.compile(r"[0-9.]*")
+"""What was meant to be an IPv4 address."""
 _SOCKET_PATH = 107
 """Bytes in sockaddr_un, less the closing NUL."""
 _PATH = re.compile(r"/[!-\"$->@-~]*")
@@ -33,18 +35,84 @@ def bind(text: str) -> Bind:
 def endpoint(text: str) -> EndpointAddress:
     if text.startswith("unix:"):
         return EndpointAddress(path=_socket_path(text))
-    if "://" in text:
-        rest = text.split("://", 1)[1].split("/", 1)[0]
-        raise ValueError(f"an endpoint is an address, not a URL; write {quoted(rest or '10.0.0.5:80')}")
+    _refuse_url(text, "an endpoint is an address, not a URL", "10.0.0.5:80")
     host, port = _host_and_port(text, f"{text}:80" if _is_address(text) else "10.0.0.5:80")
     if not host:
         raise ValueError(f"the address is missing; write {quoted('127.0.0.1:' + port)} for this machine")
     if "/" in port:
         raise ValueError("an endpoint has no path; to change the path use rewrite in the route")
-    host = _address(host, "names are not resolved; write an IP address")
+    if host.lower() == "localhost":
+        host = "127.0.0.1"  # one endpoint, not a second one for ::1 where nothing listens
+    return EndpointAddress(_destination(host), _port(port, 1))
+
+
+def _destination(host: str) -> str:
+    """An address that can be connected to, or a name."""
+    if "%" in host:
+        raise ValueError(f"{quoted(host)}: an address with a zone means something on one machine only; write another")
+    if not _is_address(host) and not _NUMERIC.fullmatch(host):
+        return dns_name(host)
+    host = _address(host, "")
     if ip_address(host).is_unspecified:
         raise ValueError(f"{host} can be listened on but not connected to; write 127.0.0.1 for this machine")
-    return EndpointAddress(host, _port(port, 1))
+    return host
+
+
+def dns_name(text: str) -> str:
+    """A name to resolve, in lower case; a final dot stays, it makes the name absolute."""
+    if "/" in text:
+        raise ValueError(f"{quoted(text)} is not a name that DNS knows; a path and a scheme are left out")
+    if ":" in text:
+        raise ValueError(f"{quoted(text)} is not a name that DNS knows; it has a : in it")
+    name = text.lower()
+    if not name.isascii():
+        raise ValueError(f"{quoted(text)} is not ASCII{_punycode(name, 'DNS knows')}")
+    if _NUMERIC.fullmatch(name):
+        raise ValueError(f"{quoted(text)} is neither a name nor an IP address")
+    if not _is_host(name.removesuffix(".")):
+        raise ValueError(f"{quoted(text)} is not a name that DNS knows: letters, digits, - and _ between dots, at most "
+                         "63 in a row and 253 in all")
+    return name
+
+
+def dns_source(text: str) -> DnsSource:
+    """`name:port`, or a name alone."""
+    _refuse_url(text, "a name to resolve is no URL", "web.dev.svc.cluster.local:8080")
+    name, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]") or _is_address(text):
+        name, colon, port = text, "", ""
+    if _is_address(name.strip("[]")):
+        raise ValueError(f"{quoted(name)} is an address and needs no DNS; write it into endpoints")
+    return DnsSource(dns_name(name), _port(port, 1) if colon else None)
+
+
+def external_name(text: str) -> ExternalName:
+    """`name` or `name:port`; an address is taken too."""
+    _refuse_url(text, "an external name is no URL", "www.example.com:443")
+    if text.startswith("unix:"):
+        raise ValueError("an external name is the name of a host elsewhere; write a socket into endpoints")
+    if text.startswith("[") and text.endswith("]") and ":" in text:
+        return ExternalName(_destination(_address(text[1:-1], "")))
+    if ":" not in text:
+        return ExternalName(_destination(text))
+    host, port = _host_and_port(text, "www.example.com:443")
+    if not host:
+        raise ValueError(f"the name is missing; write {quoted('www.example.com:' + port)}")
+    if "/" in port:
+        raise ValueError("an external name has no path; to change the path use rewrite in the route")
+    return ExternalName(_destination(host), _port(port, 1))
+
+
+def nameserver(text: str) -> Nameserver:
+    """`address` or `address:port`."""
+    if text == "system":
+        raise ValueError("system goes into resolver, alone: nameservers: system, which is the default, too")
+    bare = text.strip("[]") if text.startswith("[") == text.endswith("]") else text
+    host, port = (bare, "53") if _is_address(bare) or ":" not in text else _host_and_port(text, "10.96.0.10:53")
+    host = _address(host, "a nameserver is an IP address, since it is what names are asked of")
+    if ip_address(host).is_unspecified:
+        raise ValueError(f"{host} cannot be asked; write 127.0.0.1 for this machine")
+    return Nameserver(host, _port(port, 1))
 
 
 def network(text: str) -> IPv4Network | IPv6Network:
@@ -96,9 +164,8 @@ def host_name(text: str, or_address: bool = True) -> str:
     if ":" in host:
         raise ValueError(f"hosts are compared without the port; write {quoted(host.split(':')[0])}")
     if not host.isascii():
-        raise ValueError(f"{quoted(text)} is not ASCII{_punycode(host)}")
-    labels = host.split(".")
-    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(f"{quoted(text)} is not ASCII{_punycode(host, 'browsers send')}")
+    if not _is_host(host):
         raise ValueError(f"{quoted(text)} is not a host name: letters, digits, - and _ between dots")
     return host
 
@@ -161,6 +228,17 @@ def _port(text: str, low: int) -> int:
     return int(text)
 
 
+def _refuse_url(text: str, why: str, example: str) -> None:
+    if "://" in text:
+        rest = text.split("://", 1)[1].split("/", 1)[0]
+        raise ValueError(f"{why}; write {quoted(rest or example)}")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is a host name, in lower case without the final dot (RFC 1035 §2.3.4)."""
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
+
+
 def _is_address(text: str) -> bool:
     try:
         ip_address(text)
@@ -198,8 +276,8 @@ def check_socket_path(where: str) -> str:
     return where
 
 
-def _punycode(host: str) -> str:
+def _punycode(host: str, who: str) -> str:
     try:
-        return f"; browsers send it as {quoted(host.encode('idna').decode('ascii'))}"
+        return f"; {who} it as {quoted(host.encode('idna').decode('ascii'))}"
     except UnicodeError:
         return ""

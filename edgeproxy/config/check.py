@@ -13,9 +13,10 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from edgeproxy.config.certificates import cautions
+from edgeproxy.config.forms import show_duration
 from edgeproxy.config.model import Bind, Config, EndpointAddress, Listener, Route, Service
+from edgeproxy.config.places import find
 from edgeproxy.config.problem import Problem
-from edgeproxy.config.rules import find
 from edgeproxy.config.shapes import Entry
 
 Places = Mapping[tuple[type, str], Entry]
@@ -39,7 +40,7 @@ def warnings(config: Config, places: Places | None = None, now: float | None = N
     """All warnings, with `more`, in the order of the files. `now` is unix seconds; without it no date is judged."""
     placed = []
     for found in (*_idle_parts(config), *_weights(config), *_shadowed(config), *_circles(config), *_https(config),
-                  *_certificates(config, now), *more):
+                  *_probes(config), *_external(config), *_secrets(config), *_certificates(config, now), *more):
         entry = (places or {}).get((found.kind, found.name))
         if entry is None:
             placed.append((0, Problem("", 0, 0, found.message, level="warning")))
@@ -77,7 +78,7 @@ def _relayed(listener: Listener) -> Iterator[str]:
 
 
 def _unspoken(service: Service) -> Iterator[Found]:
-    if service.protocol != "http":
+    if service.protocol != "http" and service.health is None:  # probes do speak it
         yield Found(Service, service.name, ("protocol",), f'only relaying listeners use the service "{service.name}": '
                                                           "they pass on what clients send, and protocol has no effect")
 
@@ -88,6 +89,8 @@ def _weights(config: Config) -> Iterator[Found]:
         if route.service and not any(part.weight for part in route.service):
             yield Found(Route, route.name, ("service",), "every weight is 0: requests on this route are answered 500")
     for name, service in config.services.items():
+        if service.dns or service.external_name is not None:
+            continue
         if not service.endpoints:
             yield Found(Service, name, ("endpoints",), f'the service "{name}" has no endpoints: '
                                                         "what needs it is answered 503, or closed")
@@ -210,9 +213,49 @@ def _https(config: Config) -> Iterator[Found]:
         if service.protocol in ("https", "h2") and not service.tls.verify:
             yield Found(Service, name, ("tls", "verify"), "the endpoints' certificates are not checked: who answers in "
                                                           "their place may read and change everything")
-        elif service.protocol in ("https", "h2") and service.tls.server_name is None and service.tls.ca is None:
+        elif service.protocol in ("https", "h2") and service.tls.server_name is None and service.tls.ca is None \
+                and _by_address(service):
             yield Found(Service, name, ("protocol",), "its endpoints' certificates must be for their IP addresses, as "
                         "few of public authorities are: tls.server_name says which name they are for")
+
+
+def _by_address(service: Service) -> bool:
+    """Whether an endpoint is known by nothing else."""
+    external = service.external_name
+    return any(not endpoint.named for endpoint in service.endpoints) or (external is not None and external.is_address)
+
+
+# discovery and health
+
+_CUSTOMARY = {"http": 80, "h2c": 80, "https": 443, "h2": 443}
+
+
+def _probes(config: Config) -> Iterator[Found]:
+    for name, service in config.services.items():
+        health = service.health
+        if health is not None and health.timeout > health.interval:
+            yield Found(Service, name, ("health", "timeout"), f"a probe may take {show_duration(health.timeout)}, "
+                        f"longer than the interval of {show_duration(health.interval)}: a silent endpoint is found out "
+                        "later than the interval promises")
+
+
+def _external(config: Config) -> Iterator[Found]:
+    """The two ports that give away which protocol was meant."""
+    relayed = {name for listener in config.listeners.values() for name in _relayed(listener)}
+    for name, service in config.services.items():
+        port = None if service.external_name is None or name in relayed else service.external_name.port
+        if port in (80, 443) and port != _CUSTOMARY[service.protocol]:
+            meant = "https" if port == 443 else "http"
+            yield Found(Service, name, ("external_name",), f"{service.protocol} is spoken to port {port}; is protocol: "
+                        f"{meant} meant?")
+
+
+def _secrets(config: Config) -> Iterator[Found]:
+    for name, service in config.services.items():
+        cookie = service.affinity.cookie if service.affinity is not None else None
+        if cookie is not None and cookie.secret is not None and len(cookie.secret) < 16:
+            yield Found(Service, name, ("affinity", "cookie", "secret"), "a secret this short can be guessed: who does "
+                        "so chooses the endpoint; write 16 characters or more")
 
 
 def _certificates(config: Config, now: float | None) -> Iterator[Found]:
@@ -275,7 +318,7 @@ def _reachable(listener: str, uses: Mapping[str, set[str]], leads: Mapping[str, 
 def _reaches(endpoint: EndpointAddress, bind: Bind) -> bool:
     if endpoint.path or bind.path:
         return endpoint.path == bind.path
-    if endpoint.port != bind.port:
+    if endpoint.port != bind.port or endpoint.named:
         return False
     if bind.host in ("", "0.0.0.0", "::"):
         return ip_address(endpoint.host).is_loopback

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from edgeproxy.config.certificates import Certificate, CertificateError, read_bundle, read_certificate
 from edgeproxy.config.model import CertificatePair, Listener, Service
-from edgeproxy.config.rules import find
+from edgeproxy.config.places import find
 from edgeproxy.config.shapes import Entry
 
 Way = tuple[str | int, ...]

@@ -76,7 +76,8 @@ def delta(old: Config, new: Config) -> Delta:
     """What must be done to come from `old` to `new`."""
     old_routes = {route.name: route for route in old.routes}
     new_routes = {route.name: route for route in new.routes}
-    settings = [name for name in ("access_log", "shutdown") if getattr(old, name) != getattr(new, name)]
+    settings = [name for name in ("resolver", "admin", "access_log", "shutdown")
+                if getattr(old, name) != getattr(new, name)]
     settings += [f"certificate {cert}" for cert in _renewed(old, new)]
     if [name for name in old_routes if name in new_routes] != [name for name in new_routes if name in old_routes]:
         settings.append("order of the routes")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeproxy.config import addresses
-from edgeproxy.config.model import Bind, EndpointAddress
+from edgeproxy.config.model import Bind, EndpointAddress, StatusRange
 from edgeproxy.config.problem import quoted
 
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h)?", re.ASCII)
@@ -69,7 +69,7 @@ def expand(text: str, env: Callable[[str], str | None]) -> str:
     return _VARIABLE.sub(one, text)
 
 
-def duration(low: float) -> Callable[[str], float]:
+def duration(low: float, high: float = _LONGEST) -> Callable[[str], float]:
     def parse(text: str) -> float:
         match = _DURATION.fullmatch(text)
         if not match:
@@ -79,10 +79,14 @@ def duration(low: float) -> Callable[[str], float]:
         seconds = float(match[1]) * _SECONDS[match[2]]
         if seconds > _LONGEST:
             raise ValueError("a duration is at most 8760h, which is a year")
+        if seconds > high:
+            raise ValueError(f"this duration is at most {show_duration(high)}")
         if seconds == 0 and low > 0:
             raise ValueError("this duration cannot be 0")
         if 0 < seconds < 0.001:
             raise ValueError("a duration is at least 1ms" if low > 0 else "a duration is 0 or at least 1ms")
+        if seconds < low:
+            raise ValueError(f"this duration is at least {show_duration(low)}")
         return seconds
     return parse
 
@@ -168,6 +172,25 @@ def edited_field(text: str) -> str:
     return text
 
 
+def probe_field(text: str) -> str:
+    if token(text).lower() == "host":
+        raise ValueError("the host that a probe asks for is its key host")
+    return edited_field(text)
+
+
+def cookie_name(text: str) -> str:
+    """RFC 6265 §4.1.1: a token."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not the name of a cookie: letters, digits, - and _")
+    return text
+
+
+def secret(text: str) -> str:
+    if not text.strip():
+        raise ValueError("this secret is empty; leave it out for one of this machine")
+    return text
+
+
 def header_value(text: str) -> str:
     if not _VALUE.fullmatch(text):
         if any(char < " " or char == "\x7f" for char in text):
@@ -186,6 +209,12 @@ def method(text: str) -> str:
     if text in ("CONNECT", "TRACE"):
         raise ValueError(f"{text} is always answered 405 by the proxy, so this would never match")
     return text
+
+
+def probe_method(text: str) -> str:
+    if text in ("CONNECT", "TRACE"):
+        raise ValueError(f"{text} does not ask for anything; write GET, HEAD, OPTIONS …")
+    return method(text)
 
 
 def regex(text: str) -> str:
@@ -244,6 +273,21 @@ def https_port(text: str) -> bool | int:
     raise ValueError(f"{quoted(text)} is neither true nor false nor a port")
 
 
+def target(text: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
+        raise ValueError(f"{quoted(text)} cannot be asked for; write a path, perhaps with a query: /healthz?deep=1")
+    return text
+
+
+def status_range(text: str) -> StatusRange:
+    match = re.fullmatch(r"([2-5][0-9][0-9])(?:-([2-5][0-9][0-9]))?", text)
+    if not match:
+        raise ValueError(f"{quoted(text)} is not a status; write 200, or a range such as 200-399")
+    if match[2] and int(match[2]) < int(match[1]):
+        raise ValueError(f"this range is empty, did you mean {match[2]}-{match[1]}?")
+    return StatusRange(int(match[1]), int(match[2] or match[1]))
+
+
 def _anchored_file(text: str, folder: str) -> str:
     return text if text == "-" else os.path.join(folder, text)
 
@@ -273,8 +317,8 @@ def scalar_form(word: str, low: float, high: float) -> ScalarForm:
     """The form of that name; `low` and `high` bound numbers."""
     if word == "duration":
         return ScalarForm(word, "a duration such as 250ms, 5s, 2m, 3h or a number of seconds", _or_variable(
-            {"type": "number", "minimum": low, "maximum": _LONGEST},
-            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}), duration(low), show=show_duration)
+            {"type": "number", "minimum": low, "maximum": min(high, _LONGEST)},
+            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}), duration(low, high), show=show_duration)
     if word == "size":
         return ScalarForm(word, "a size such as 512B, 16KiB, 1MiB or a number of bytes", _or_variable(
             {"type": "integer", "minimum": int(low), "maximum": int(high)},
@@ -295,8 +339,13 @@ _FORMS: dict[str, ScalarForm] = {form.name: form for form in (
     ScalarForm("file-path", "the path of a file", _LOOSE, file_path, _anchored),
     ScalarForm("bind", 'an address such as ":80", "127.0.0.1:8080", "[::1]:80" or "unix:/run/e.sock"', _TEXT,
                addresses.bind, _anchored_socket),
-    ScalarForm("endpoint", 'an address such as "10.0.0.5:80", "[::1]:80" or "unix:/run/app.sock"', _TEXT,
+    ScalarForm("endpoint", 'an address such as "10.0.0.5:80", "db.internal:5432" or "unix:/run/app.sock"', _TEXT,
                addresses.endpoint, _anchored_socket),
+    ScalarForm("dns-name", 'a name such as "web.dev.svc.cluster.local:8080"', _LOOSE, addresses.dns_source),
+    ScalarForm("external-name", 'a name such as "www.example.com:443"', _LOOSE, addresses.external_name),
+    ScalarForm("nameserver", 'an address such as "10.96.0.10" or "127.0.0.1:5353"', _LOOSE, addresses.nameserver),
+    ScalarForm("target", "a path such as /healthz", _TEXT, target),
+    ScalarForm("status-range", "a status such as 200, or a range such as 200-399", _LOOSE, status_range, show=str),
     ScalarForm("network", "a network such as 10.0.0.0/8", _TEXT, addresses.network),
     ScalarForm("sni-pattern", 'a server name, or "*" for the rest', _LOOSE, addresses.sni_pattern),
     ScalarForm("host-pattern", "a host name", _LOOSE, addresses.host_pattern),
@@ -309,9 +358,13 @@ _FORMS: dict[str, ScalarForm] = {form.name: form for form in (
         {"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 65535}, {"enum": ["true", "false"]},
         {"type": "string", "pattern": "^[1-9][0-9]{0,4}$"}), https_port),
     ScalarForm("method", "a method such as GET", _LOOSE, method),
+    ScalarForm("probe-method", "a method such as GET", _LOOSE, probe_method),
     ScalarForm("matched-field", "the name of a header", _LOOSE, matched_field),
     ScalarForm("edited-field", "the name of a header", _LOOSE, edited_field),
+    ScalarForm("probe-field", "the name of a header", _LOOSE, probe_field),
     ScalarForm("field", "the name of a header", _LOOSE, token),
+    ScalarForm("cookie-name", "the name of a cookie", _LOOSE, cookie_name),
+    ScalarForm("secret", "text", _LOOSE, secret),
     ScalarForm("value", "text", _LOOSE, header_value),
     ScalarForm("status", "a status such as 200",
                _or_variable({"type": "integer", "minimum": 200, "maximum": 599}), status),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeproxy.config.credentials import read_named
-from edgeproxy.config.model import Config, Listener, PathMatch, Route, Service
+from edgeproxy.config.model import Admin, Config, Listener, PathMatch, Resolver, Route, Service
 from edgeproxy.config.nodes import Document, Node, compose
 from edgeproxy.config.problem import ConfigError, Problem, Problems, quoted
 from edgeproxy.config.rules import check
@@ -24,6 +24,8 @@ from edgeproxy.config.tree import root
 
 _GATHERED = ("listeners", "routes", "services")
 """Keys whose values are gathered from all files."""
+_JUDGED: dict[str, type] = {"resolver": Resolver, "admin": Admin}
+"""Other keys that rules.py looks into."""
 
 __all__ = ["ConfigError", "Loaded", "Problem", "Sources", "load", "load_text", "read", "read_text"]
 
@@ -131,11 +133,14 @@ def _merge(reader: Reader, node: Node, whole: _Whole) -> None:
         return
     whole.first = whole.first or (reader.document, node)
     whole.values.update((key, value) for key, value in found.items() if key not in _GATHERED)
-    for key_node, _ in node.value:
+    for key_node, value_node in node.value:
         key = str(key_node.value)
         document, first = whole.seen.setdefault(key, (reader.document, key_node))
         if document is not reader.document and key not in _GATHERED:
             reader.document.refuse(key_node, f"{quoted(key)} is given twice, first in {document.where(first)}")
+        elif key in _JUDGED and key in found:
+            entry = Entry(key, found[key], reader.document, key_node, value_node)
+            whole.entries.setdefault(_JUDGED[key], []).append(entry)
 
 
 def _check_presence(documents: Sequence[Document], whole: _Whole, problems: Problems) -> None:

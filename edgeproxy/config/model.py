@@ -2,65 +2,71 @@
 
 Rules of this file: values only, already parsed (durations in seconds, sizes in bytes); a docstring under each field is
 what the user reads in the reference and in the editor; a default stated here is the default everywhere.
-How text becomes these values is in `forms.py` and `tree.py`, what they must agree on in `rules.py`.
+How text becomes these values is in `forms.py` and `tree.py`, what they must agree on in `rules.py`. Services are in
+`services.py`, for their length alone; everybody imports all of it from here.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 
 from edgeproxy.config.certificates import Certificate
+from edgeproxy.config.marks import (
+    KIB,
+    Count,
+    Duration,
+    FilePath,
+    ForHttp,
+    ForHttps,
+    Form,
+    ForPlain,
+    ForRelay,
+    ForTcp,
+    ForTls,
+    Key,
+    Name,
+    Network,
+    OneOrList,
+    Only,
+    Span,
+    Weight,
+)
+from edgeproxy.config.services import (
+    Affinity,
+    AffinityCookie,
+    Balance,
+    BalanceKind,
+    CertificatePair,
+    ClientIp,
+    DnsSource,
+    Eject,
+    EndpointAddress,
+    ExternalName,
+    Family,
+    GrpcProbe,
+    Health,
+    HttpProbe,
+    Nameserver,
+    OnEmpty,
+    PoolLimits,
+    Service,
+    ServiceLimits,
+    ServiceTimeouts,
+    ServiceTls,
+    SourceHash,
+    StatusRange,
+    TcpProbe,
+)
 
-KIB = 1024
-MOST = 1_000_000_000
-"""Bound of every count: far above any use, far below what would overflow anywhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How the text in the file becomes the value: a word that `forms.py` knows, and the bounds of a number."""
-
-    word: str
-    low: float = 0
-    high: float = MOST
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """The key in the file, where it is not the name of the field."""
-
-    word: str
-
-
-@dataclass(frozen=True, slots=True)
-class Only:
-    """The protocols of a listener that know this key."""
-
-    protocols: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class OneOrList:
-    """A list, or just its only value."""
-
-
-Name = Annotated[str, Form("name")]
-Duration = Annotated[float, Form("duration")]
-"""Seconds; 0 has a meaning of its own, told where it is used."""
-Span = Annotated[float, Form("duration", 0.001)]
-"""Seconds, never 0."""
-Count = Annotated[int, Form("whole")]
-Weight = Annotated[int, Form("whole", 0, 1_000_000)]
-Network = Annotated[IPv4Network | IPv6Network, Form("network")]
-FilePath = Annotated[str, Form("file-path")]
-"""A file; relative to the configuration file, absolute after loading."""
-ForHttp = Only(("http", "https"))
-ForPlain = Only(("http",))
-ForHttps = Only(("https",))
-ForTcp = Only(("tcp",))
-ForTls = Only(("tls",))
-ForRelay = Only(("tcp", "tls"))
+__all__ = [
+    "AccessLog", "Admin", "Affinity", "AffinityCookie", "Balance", "BalanceKind", "Bind", "Certificate",
+    "CertificatePair", "ClientAuth", "ClientIp", "Config", "DnsSource", "Eject", "EndpointAddress", "ExternalName",
+    "Family", "Form", "GrpcProbe", "HeaderEdits", "Health", "HttpProbe", "Key", "Listener", "ListenerLimits",
+    "ListenerTimeouts", "ListenerTls", "Nameserver", "OnEmpty", "OneOrList", "Only", "PathMatch", "PoolLimits",
+    "ProxyProtocol", "Redirect", "Resolver", "Respond", "Retry", "RetryOn", "Rewrite", "Route", "RouteTimeouts",
+    "Service", "ServiceLimits", "ServiceTimeouts", "ServiceTls", "Shutdown", "SourceHash", "StatusRange", "TcpProbe",
+    "WeightedService",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +113,6 @@ class ListenerTimeouts:
     """Without a byte in either direction after an upgrade such as WebSocket. 0: none. (http, https)"""
     half_closed: Annotated[Duration, ForRelay] = 3600.0
     """For the other direction to finish after one side has closed. 0: none. (tcp, tls)"""
-
-
-@dataclass(frozen=True, slots=True)
-class CertificatePair:
-    cert: FilePath
-    """PEM file: the certificate, then those that signed it, each before the next."""
-    key: FilePath
-    """PEM file with its private key, without a passphrase; only the proxy's user should be able to read it."""
-
-    def __str__(self) -> str:
-        return self.cert
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,111 +308,6 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointAddress:
-    host: str = ""
-    """IP address."""
-    port: int = 0
-    path: str = ""
-    """Path of a unix socket; host and port are unused then."""
-    weight: Weight = 1
-    """Share of the work; 0 takes none."""
-    backup: Annotated[bool, Form("boolean")] = False
-    """Serves only when no other endpoint is ready."""
-
-    @property
-    def address(self) -> str:
-        """As in the file and in logs: `10.0.0.5:80`, `[::1]:80`, `unix:/run/app.sock`."""
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-BalanceKind = Literal["round-robin", "least-conn", "source-hash", "random", "least-latency", "hash"]
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    kind: BalanceKind = "round-robin"
-    """`hash` is written `{hash: …}`, the others as they are."""
-    source: Literal["header", "cookie", "query", "path"] | None = None
-    """What `hash` looks at."""
-    name: str = ""
-    """Name of the header, cookie or query parameter that `hash` looks at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Eject:
-    failures: Count = 3
-    """Failures that eject an endpoint; 0: never eject."""
-    within: Span = 10.0
-    """How close together these failures are."""
-    duration: Annotated[Span, Key("for")] = 10.0
-    """How long; times the number of ejections in a row, at most 5 minutes."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    per_endpoint: Count = 0
-    """Requests (http) or connections (tcp) at once on one endpoint. 0: no limit."""
-    queue: Count = 0
-    """Places to wait in when every endpoint is full."""
-    queue_timeout: Span = 5.0
-    """Longest stay in the queue; 503 after that."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceTimeouts:
-    connect: Span | None = None
-    """For one try to connect; default: 3s (http), 250ms, 500ms, 1s and 2s for the four tries (tcp)."""
-    idle: Duration = 55.0
-    """How long an unused connection to an endpoint is kept. 0: for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    idle: Count = 64
-    """Idle connections kept for each endpoint."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceTls:
-    verify: Annotated[bool, Form("boolean")] = True
-    """Whether the endpoint's certificate is checked. `false` gives the connection to whoever answers."""
-    ca: FilePath | None = None
-    """PEM file with the authorities that may have signed it; default: those of the system."""
-    server_name: Annotated[str, Form("host")] | None = None
-    """The name that is asked for (SNI) and must be in the certificate; default: the endpoint's address."""
-    client_cert: CertificatePair | None = None
-    """The certificate that the proxy shows to endpoints that ask for one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    name: Name
-    """The key of this map."""
-    endpoints: tuple[EndpointAddress, ...] = ()
-    """Addresses: `"10.0.0.5:80"`, `"[::1]:80"`, `"unix:/run/e.sock"`, or `{address: …, weight: 2, backup: true}`."""
-    protocol: Literal["http", "https", "h2", "h2c"] = "http"
-    """What its endpoints speak: `http` and `https` are HTTP/1.1 without and with TLS, `h2c` and `h2` are HTTP/2 without
-    and with TLS (gRPC needs one of these). Only for requests; a tcp or tls listener relays what it gets."""
-    tls: ServiceTls = ServiceTls()
-    """Of the connections to its endpoints. (https, h2)"""
-    send_proxy_protocol: Literal["v1", "v2"] | None = None
-    """Every connection to an endpoint begins with a PROXY header that has the client's address. (tcp, http, https)"""
-    balance: Balance = Balance()
-    """How an endpoint is picked: `round-robin`, `least-conn`, `source-hash`, `random`, `least-latency`;
-    or `{hash: {header: x-user}}`, `{hash: {cookie: id}}`, `{hash: {query: q}}` or `{hash: path}`, for http only."""
-    eject: Eject = Eject()
-    """Leaves out an endpoint that fails real requests, for a while; never the last one."""
-    limits: ServiceLimits = ServiceLimits()
-    """How much its endpoints get at once."""
-    timeouts: ServiceTimeouts = ServiceTimeouts()
-    """Of the connections to its endpoints."""
-    pool: PoolLimits = PoolLimits()
-    """Connections kept for later requests. (http)"""
-
-
-@dataclass(frozen=True, slots=True)
 class AccessLog:
     path: Annotated[str, Form("file")] = "-"
     """A file, or `-` for standard output."""
@@ -432,6 +322,25 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolver:
+    nameservers: Annotated[tuple[Annotated[Nameserver, Form("nameserver")], ...], OneOrList("system")] = ()
+    """`system`, the default, is those of /etc/resolv.conf; or a list such as `["10.96.0.10", "127.0.0.1:5353"]`."""
+    timeout: Span = 2.0
+    """For one question to one nameserver."""
+    min_ttl: Span = 1.0
+    """An answer is kept at least so long."""
+    max_ttl: Span = 60.0
+    """And at most so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    bind: Annotated[Bind, Form("bind")]
+    """Where `edgeproxy status` asks: `unix:/run/edgeproxy.sock`, or `127.0.0.1:9900`, which can be read only. Addresses
+    of other machines are refused, as there is no password."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     listeners: dict[str, Listener]
     """What is listened on, by names of your choice."""
@@ -439,6 +348,10 @@ class Config:
     """Which requests go where. Order does not matter: the most specific route wins."""
     services: dict[str, Service] = field(default_factory=dict)
     """Sets of endpoints, by names of your choice."""
+    resolver: Resolver = Resolver()
+    """How names are resolved."""
+    admin: Admin | None = None
+    """Where the running proxy is asked; default: a unix socket of its user, found by the name of the file."""
     access_log: AccessLog = AccessLog()
     """One line for each request or connection."""
     shutdown: Shutdown = Shutdown()

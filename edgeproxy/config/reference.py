@@ -28,8 +28,9 @@ services: {hello: {endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"]}}
 `1GiB` or a number of bytes; a *name* is a word of letters and digits with `-`, `_` and `.` in it. Text is taken as
 written: `no`, `012` and `22:22` are text where text is expected. `${NAME}` and `${NAME:-default}` come from the
 environment, `$${` is a literal `${`; within `[ ]` and `{ }` such a value is quoted. Relative paths are relative to the
-file. Addresses are IP addresses or `unix:/path`; names are not resolved, `localhost` means 127.0.0.1. A key that is not
-required may also be given as `null`, which is as if it were left out.
+file. Addresses are IP addresses or `unix:/path`, `localhost` means 127.0.0.1; names are resolved in services only, in
+`endpoints`, `dns` and `external_name`. A key that is not required may also be given as `null`, which is as if it were
+left out.
 
 **Mistakes.** Whatever is not written here is refused: an unknown key, a key given twice, a value of the wrong kind, a
 name that nothing has. All mistakes are told at once, each with its place, and nothing is started or changed. An alias
@@ -56,11 +57,20 @@ _TITLES: dict[type, str] = {
     model.Retry: "routes[].retry",
     model.Service: "services.NAME",
     model.EndpointAddress: "services.NAME.endpoints[]",
+    model.DnsSource: "services.NAME.dns[]",
     model.ServiceTls: "services.NAME.tls",
+    model.SourceHash: "services.NAME.balance.source-hash",
+    model.ClientIp: "services.NAME.affinity.client_ip",
+    model.AffinityCookie: "services.NAME.affinity.cookie",
+    model.Health: "services.NAME.health",
+    model.HttpProbe: "services.NAME.health.http",
+    model.GrpcProbe: "services.NAME.health.grpc",
     model.Eject: "services.NAME.eject",
     model.ServiceLimits: "services.NAME.limits",
     model.ServiceTimeouts: "services.NAME.timeouts",
     model.PoolLimits: "services.NAME.pool",
+    model.Resolver: "resolver",
+    model.Admin: "admin",
     model.AccessLog: "access_log",
     model.Shutdown: "shutdown",
 }
@@ -72,11 +82,15 @@ _BEFORE: dict[type, str] = {
                  "are an error.",
     model.EndpointAddress: "An address in one word is the same as `{address: …}`.",
     model.WeightedService: "A name in one word is the same as `{name: …}`.",
+    model.DnsSource: "A name in one word is the same as `{name: …}`; its port may stand behind it in both.",
 }
 _WORDS = {"whole": "number", "boolean": "`true` or `false`", "line": "text", "value": "text", "file": "file",
           "file-path": "file", "https-port": "`true`, `false` or a port",
           "bind": "address", "endpoint": "address", "host-pattern": "host", "authority": "host, or host:port",
-          "prefix": "path", "edited-field": "header", "matched-field": "header", "field": "header",
+          "prefix": "path", "target": "path", "edited-field": "header", "probe-field": "header",
+          "probe-method": "method", "cookie-name": "name", "secret": "text",
+          "dns-name": "name, or name:port", "external-name": "name, or name:port", "nameserver": "address",
+          "status-range": "status, or a range", "matched-field": "header", "field": "header",
           "retry-condition": "`connect`, `reset`, `timeout` or a status"}
 
 
@@ -119,11 +133,14 @@ def _brief(shape: Shape) -> str:
         case Choice():
             return " | ".join(f"`{option}`" for option in shape.options)
         case ListOf(or_one=True):
-            return f"{_brief(shape.item)}, or a list"
+            word = f"`{shape.empty}`, " if shape.empty else ""
+            return f"{word}{_brief(shape.item)}, or a list"
         case ListOf():
             return f"list: {_brief(shape.item)}"
         case Pairs():
             return "map: name and service" if shape.name.form.name == "sni-pattern" else "map: name and text"
+        case MapOf() if not shape.parts:
+            return "`{}`"
         case MapOf():
             return f"[map](#{_anchor(_TITLES[shape.kind])})"
         case Named():
@@ -133,8 +150,13 @@ def _brief(shape: Shape) -> str:
         case ShortOr():
             return f"{_brief(shape.short)}, or {_brief(shape.full)}"
         case OneKey():
-            return ", ".join(f"`{{{key}: …}}`" for key in shape.options)
+            return ", ".join(_one_key(key, option) for key, option in shape.options.items())
     return shape.words
+
+
+def _one_key(key: str, shape: Shape) -> str:
+    """With a link, if there is a table of what goes into it."""
+    return f"[`{{{key}: …}}`](#{_anchor(_TITLES[shape.kind])})" if isinstance(shape, MapOf) else f"`{{{key}: …}}`"
 
 
 def _anchor(title: str) -> str:

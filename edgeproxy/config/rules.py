@@ -7,16 +7,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from edgeproxy.config.addresses import sni_pattern
-from edgeproxy.config.model import Bind, Listener, ListenerTls, PathMatch, Redirect, Rewrite, Route, Service
+from edgeproxy.config.forms import show_duration
+from edgeproxy.config.model import (
+    Admin,
+    Bind,
+    Listener,
+    ListenerTls,
+    PathMatch,
+    Redirect,
+    Resolver,
+    Rewrite,
+    Route,
+    Service,
+)
 from edgeproxy.config.nodes import Node
+from edgeproxy.config.places import find, key_of, keys_of, where
 from edgeproxy.config.problem import Problems, quoted
+from edgeproxy.config.rules_services import check_service
 from edgeproxy.config.shapes import MERGE, Entry, MapOf, is_null
 from edgeproxy.config.tree import map_of
 
-_LEADS = ("service", "redirect", "respond")
+LEADS = ("service", "redirect", "respond")
 _FOR_SERVICE = ("rewrite", "request_headers", "timeouts", "retry")
 """What a reply of the proxy's own has no use for."""
 _NEW_PLACE = ("scheme", "host", "port", "path", "prefix")
@@ -65,9 +81,14 @@ def check(entries: Mapping[type, list[Entry]], problems: Problems, unread: Colle
                       problems)
     for entry in _readable(entries[Listener]):
         _check_listener(entry, services)
-    _binds_once(entries[Listener])
+    admin = entries.get(Admin, [])
+    for entry in admin:
+        _check_admin(entry)
+    _binds_once([*entries[Listener], *admin])
+    for entry in entries.get(Resolver, []):
+        _check_resolver(entry)
     for entry in _readable(entries[Service]):
-        _check_service(entry)
+        check_service(entry)
     http = frozenset(name for name, entry in listeners.entries.items()
                      if entry.value is None or "protocol" in entry.bad or entry.value.routed)
     matches: Matches = {}
@@ -79,41 +100,8 @@ def check(entries: Mapping[type, list[Entry]], problems: Problems, unread: Colle
         _match_once(entry, http, matches)
 
 
-def find(node: Node, *keys: str | int) -> Node:
-    """The value behind these keys and positions, or the nearest there is."""
-    for key in keys:
-        found = None
-        if node.id == "mapping" and isinstance(key, str):
-            found = next((value for name, value in node.value if name.value == key), None)
-        elif node.id == "sequence" and isinstance(key, int) and key < len(node.value):
-            found = node.value[key]
-        elif key == 0 or (node.id == "scalar" and key in ("name", "address")):
-            found = node  # a short form stands for its only part
-        if found is None:
-            return node
-        node = found
-    return node
-
-
-def key_of(node: Node, key: str) -> Node:
-    """The key itself."""
-    return next((name for name, _ in node.value if name.value == key), node) if node.id == "mapping" else node
-
-
-def where(entry: Entry, seen_from: Entry) -> str:
-    """Line, with the file if it is another one."""
-    if entry.document is seen_from.document:
-        return f"line {entry.key.start_mark.line + 1}"
-    return entry.document.where(entry.key)
-
-
 def _readable(entries: Iterable[Entry]) -> Iterable[Entry]:
     return (entry for entry in entries if entry.value is not None)
-
-
-def _keys(node: Node) -> set[str]:
-    """Those with a value: null is as if it were not there."""
-    return {str(name.value) for name, value in node.value if not is_null(value)} if node.id == "mapping" else set()
 
 
 def _names_once(entries: Iterable[Entry], word: str) -> None:
@@ -157,9 +145,18 @@ def _check_relay(entry: Entry, node: Node, name: str, services: _Names) -> None:
     services.check(entry, node, name)
     named = services.entries.get(name)
     service: Service | None = named.value if named is not None else None
-    if service is not None and service.balance.source is not None:
+    if service is None:
+        return
+    if service.balance.source is not None:
         entry.document.refuse(node, f"the service {quoted(service.name)} balances by {service.balance.source}, "
                                     f"which only requests have; use source-hash for {entry.value.protocol}")
+    elif service.affinity is not None and service.affinity.cookie is not None:
+        entry.document.refuse(node, f"the service {quoted(service.name)} knows clients by a cookie, which only "
+                                    f"requests have; use affinity: {{client_ip: {{}}}} for {entry.value.protocol}")
+    elif service.external_name is not None and service.external_name.port is None:
+        entry.document.refuse(node, f"which port? external_name of the service {quoted(service.name)} says none, and "
+                                    f"{entry.value.protocol} has no port of its own; write "
+                                    f"{quoted(str(replace(service.external_name, port=443)))}, for example")
 
 
 def _behind(node: Node, pattern: str) -> Node:
@@ -171,7 +168,7 @@ def _behind(node: Node, pattern: str) -> Node:
 def _check_handshake(entry: Entry) -> None:
     node = find(entry.node, "timeouts")
     protocol = entry.value.protocol
-    if protocol not in ("https", "tls") and "handshake" in _keys(node) and "proxy_protocol" not in entry.bad \
+    if protocol not in ("https", "tls") and "handshake" in keys_of(node) and "proxy_protocol" not in entry.bad \
             and entry.value.proxy_protocol is None:
         entry.document.refuse(key_of(node, "handshake"), f"this {protocol} listener has no handshake: the key is for "
                                                          "https, tls, and listeners with proxy_protocol")
@@ -204,9 +201,11 @@ def _refuse_other_protocol(entry: Entry, shape: MapOf, node: Node, protocol: str
 
 
 def _binds_once(entries: Iterable[Entry]) -> None:
+    """Of listeners, and of admin after them."""
     taken: dict[object, list[tuple[Bind, Entry]]] = {}
     for entry in _readable(entries):
-        for position, bind in enumerate(entry.value.bind):
+        binds = (entry.value.bind,) if isinstance(entry.value, Admin) else entry.value.bind
+        for position, bind in enumerate(binds):
             if not bind.port and not bind.path:
                 continue  # any free port
             others = taken.setdefault(bind.path or bind.port, [])
@@ -234,31 +233,22 @@ def _taken(bind: Bind, taken: Bind, entry: Entry, other: Entry) -> str:
     return f"{bind} and {taken} cannot both be listened on, and {taken} is taken by {who}"
 
 
-# services
+# admin and resolver
 
-def _check_service(entry: Entry) -> None:
-    service: Service = entry.value
-    if not entry.bad.isdisjoint(("protocol", "tls", MERGE)):
-        return
-    keys = _keys(entry.node)
-    node = find(entry.node, "tls")
-    if service.protocol not in ("https", "h2"):
-        if "tls" in keys:
-            entry.document.refuse(key_of(entry.node, "tls"), "tls is for services with protocol: https or h2; this one "
-                                                             f"speaks {service.protocol}, which is not encrypted")
-    elif not service.tls.verify and service.tls.ca is not None:
-        entry.document.refuse(key_of(node, "ca"), "with verify: false nothing is checked, and ca has no effect")
-    elif service.tls.verify and service.tls.server_name is None and "endpoints" not in entry.bad:
-        for position, endpoint in enumerate(service.endpoints):
-            if endpoint.path:
-                entry.document.refuse(find(entry.node, "endpoints", position, "address"),
-                                      "a unix socket has no name to check in the certificate; write "
-                                      "tls: {server_name: NAME}")
-                break
-    if service.protocol in ("h2", "h2c") and service.send_proxy_protocol is not None:
-        entry.document.refuse(key_of(entry.node, "send_proxy_protocol"),
-                              "a connection of HTTP/2 carries requests of many clients, and a PROXY header names one; "
-                              f"leave it out, or do without {service.protocol}")
+def _check_admin(entry: Entry) -> None:
+    """What can be asked there is for this machine alone (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3)."""
+    bind: Bind = entry.value.bind
+    if not bind.path and not (bind.host and ip_address(bind.host).is_loopback):
+        entry.document.refuse(find(entry.node, "bind"), f"{bind} can be reached from other machines, and there is no "
+                              f"password; write 127.0.0.1:{bind.port}, or a socket such as unix:/run/edgeproxy.sock")
+
+
+def _check_resolver(entry: Entry) -> None:
+    resolver: Resolver = entry.value
+    if resolver.min_ttl > resolver.max_ttl:
+        key = "min_ttl" if "min_ttl" in keys_of(entry.node) else "max_ttl"
+        entry.document.refuse(find(entry.node, key), f"min_ttl is {show_duration(resolver.min_ttl)} and max_ttl "
+                                                     f"{show_duration(resolver.max_ttl)}: no time is between these")
 
 
 # routes
@@ -266,10 +256,10 @@ def _check_service(entry: Entry) -> None:
 def _check_leads(entry: Entry) -> None:
     """Exactly one of service, redirect and respond, and only what goes with it."""
     route: Route = entry.value
-    keys = _keys(entry.node)
-    given = [key for key in _LEADS if key in keys]
+    keys = keys_of(entry.node)
+    given = [key for key in LEADS if key in keys]
     if not given:
-        if not entry.bad.intersection((*_LEADS, MERGE)):
+        if not entry.bad.intersection((*LEADS, MERGE)):
             entry.document.refuse(entry.node, "this route leads nowhere: write service, redirect or respond")
         return
     if len(given) > 1:
@@ -280,7 +270,7 @@ def _check_leads(entry: Entry) -> None:
             if key in keys:
                 entry.document.refuse(key_of(entry.node, key), f"{key} is for routes to a service; "
                                                                f"with {given[0]} it has no effect")
-    if route.redirect is not None and not _keys(find(entry.node, "redirect")).intersection(_NEW_PLACE):
+    if route.redirect is not None and not keys_of(find(entry.node, "redirect")).intersection(_NEW_PLACE):
         entry.document.refuse(find(entry.node, "redirect"),
                               "this redirects to the same place; write scheme, host, port, path or prefix")
     if route.respond is not None and route.respond.status in _NO_BODY and route.respond.body:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import json
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgeproxy.config import model
-from edgeproxy.config.rules import NEEDED
+from edgeproxy.config import model, services
+from edgeproxy.config.rules import LEADS, NEEDED
+from edgeproxy.config.rules_services import PROBES
 from edgeproxy.config.shapes import Choice, ListOf, MapOf, Pairs, Part, Scalar, Shape, ShortOr
 from edgeproxy.config.tree import map_of, root
 
@@ -32,8 +34,8 @@ def json_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {shape.kind.__name__: _map_schema(shape, {}) for shape in all_maps()[1:]}
     definitions["variable"] = _VARIABLE
     definitions["Listener"]["allOf"] = [_for_protocol(protocol) for protocol in ("http", "https", "tcp", "tls")]
-    definitions["Route"]["oneOf"] = [
-        {"required": [key], "properties": {key: _GIVEN}} for key in ("service", "redirect", "respond")]
+    for kind, keys in (("Route", LEADS), ("Health", PROBES)):
+        definitions[kind]["oneOf"] = [{"required": [key], "properties": {key: _GIVEN}} for key in keys]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeproxy configuration", **top,
             "$defs": dict(sorted(definitions.items()))}
 
@@ -97,13 +99,15 @@ def default_of(part: Part) -> Any:
 def as_written(shape: Shape, value: Any) -> Any:
     """A value of the model in the words of the file, as far as defaults need it."""
     if isinstance(shape, Scalar):
-        return shape.form.show(value)
+        return None if value is None else shape.form.show(value)
     if isinstance(shape, ShortOr) and isinstance(value, model.PathMatch):
         return value.value
     if isinstance(shape, ShortOr) and isinstance(value, model.Balance):
         return value.kind
     if isinstance(shape, Choice):
         return value
+    if isinstance(shape, ListOf) and shape.empty and value == ():
+        return shape.empty
     if isinstance(shape, ListOf) and value:
         return [as_written(shape.item, item) for item in value]
     if isinstance(shape, Pairs | MapOf | ListOf):
@@ -114,21 +118,25 @@ def as_written(shape: Shape, value: Any) -> Any:
 @cache
 def _docs() -> dict[tuple[str, str], str]:
     """(class, field) → the docstring under it. Empty if the source is not at hand."""
-    try:
-        tree = ast.parse(Path(model.__file__).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):
-        return {}
-    found = {}
-    for node in tree.body:
-        if not isinstance(node, ast.ClassDef):
+    found: dict[tuple[str, str], str] = {}
+    for path in (model.__file__, services.__file__):
+        try:
+            tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError):
             continue
-        for statement, below in zip(node.body, [*node.body[1:], None], strict=True):
-            if isinstance(statement, ast.FunctionDef):
-                found[node.name, statement.name] = " ".join((ast.get_docstring(statement) or "").split())
-            elif (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-                    and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
-                found[node.name, statement.target.id] = " ".join(str(below.value.value).split())
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                found.update(_docs_of(node))
     return found
+
+
+def _docs_of(node: ast.ClassDef) -> Iterator[tuple[tuple[str, str], str]]:
+    for statement, below in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(statement, ast.FunctionDef):
+            yield (node.name, statement.name), " ".join((ast.get_docstring(statement) or "").split())
+        elif (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+                and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
+            yield (node.name, statement.target.id), " ".join(str(below.value.value).split())
 
 
 def doc_of(kind: type, name: str) -> str:

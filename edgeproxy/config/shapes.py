@@ -157,16 +157,24 @@ class Choice(Shape):
 
 
 class ListOf(Shape):
-    """A list; with `or_one` its only value may stand alone. Values given twice are refused if they are scalars."""
+    """A list; with `or_one` its only value may stand alone, and the word `empty`, if it has one, is the empty list.
+    Values given twice are refused if they are scalars."""
 
-    def __init__(self, item: Shape, or_one: bool, may_be_empty: bool) -> None:
+    def __init__(self, item: Shape, or_one: bool, may_be_empty: bool, empty: str = "") -> None:
         self.item = item
         self.or_one = or_one
         self.may_be_empty = may_be_empty
+        self.empty = empty
         one = item.short if isinstance(item, ShortOr) else item
         self.words = f"{one.words}, or a list" if or_one else f"a list, each {one.words}"
+        if empty:
+            self.words = f"{empty}, {self.words}"
 
     def read(self, reader: Reader, node: Node) -> Any:
+        if self.empty and node.id == "scalar":
+            text = reader.scalar(node, self.words)
+            if text is None or text == self.empty:
+                return BAD if text is None else ()
         if self.or_one and node.id != "sequence":
             value = self.item.read(reader, node)
             return BAD if value is BAD else (value,)
@@ -196,7 +204,8 @@ class ListOf(Shape):
         listed: dict[str, Any] = {"type": "array", "items": item}
         if not self.may_be_empty:
             listed["minItems"] = 1
-        return {"anyOf": [item, listed]} if self.or_one else listed
+        word = [{"const": self.empty}] if self.empty else []
+        return {"anyOf": [*word, item, listed]} if self.or_one else listed
 
 
 class Pairs(Shape):
@@ -246,13 +255,25 @@ class Part:
     """Of the listeners that know it; empty: all."""
 
 
+class Misfit(ValueError):
+    """Of two keys of one map; raised by what builds the value, told at `key`."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class MapOf(Shape):
-    """A map with the keys of a dataclass. The parts come late because maps are within maps."""
+    """A map with the keys of a dataclass. The parts come late because maps are within maps.
+
+    `whole`: with a mistake in it there is no value at all, since rules.py would judge what is left out by mistake.
+    """
 
     def __init__(self, kind: type, parts: Callable[[], Iterable[Part]],
-                 build: Callable[..., Any] | None = None) -> None:
+                 build: Callable[..., Any] | None = None, whole: bool = False) -> None:
         self.kind = kind
         self.build = build or kind
+        self.whole = whole
         self.words = "a map"
         self._late_parts = parts
         self._parts: dict[str, Part] | None = None
@@ -261,15 +282,23 @@ class MapOf(Shape):
     def parts(self) -> dict[str, Part]:
         if self._parts is None:
             self._parts = {part.key: part for part in self._late_parts()}
-            self.words = f"a map with {', '.join(self._parts)}"
+            self.words = f"a map with {', '.join(self._parts)}" if self._parts else "{}"
         return self._parts
 
     def read(self, reader: Reader, node: Node) -> Any:
         bad: set[str] = set()
+        before = len(reader.document.problems.found)
         values = self.values(reader, node, bad)
         if values is None or any(part.required and part.key in bad for part in self.parts.values()):
             return BAD
-        return self.build(**values)
+        if self.whole and len(reader.document.problems.found) != before:
+            return BAD
+        try:
+            return self.build(**values)
+        except Misfit as error:
+            place = next((name for name, _ in node.value if name.value == error.key), node)
+            reader.document.refuse(place, str(error))
+            return BAD
 
     def values(self, reader: Reader, node: Node, bad: set[str], complete: bool = True) -> dict[str, Any] | None:
         """The fields that are in the map; None if it is no map.
@@ -429,7 +458,8 @@ def refuse_key(reader: Reader, node: Node, known: Collection[str]) -> str | None
         reader.document.refuse(node, "merge keys are not used here; write the keys out, or repeat a whole map by *NAME")
         return MERGE
     guess = reader.document.problems.guess(node.value, known)
-    advice = f', did you mean "{guess}"?' if guess else f"; known here: {', '.join(known)}"
+    known_here = f"known here: {', '.join(known)}" if known else "nothing goes here"
+    advice = f', did you mean "{guess}"?' if guess else f"; {known_here}"
     reader.document.refuse(node, f"unknown key {quoted(node.value)}{advice}")
     return guess
 

@@ -14,7 +14,20 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from edgeproxy.config import model
 from edgeproxy.config.forms import scalar_form
 from edgeproxy.config.model import Form, Key, OneOrList, Only
-from edgeproxy.config.shapes import Choice, Entries, ListOf, MapOf, Named, OneKey, Pairs, Part, Scalar, Shape, ShortOr
+from edgeproxy.config.shapes import (
+    Choice,
+    Entries,
+    ListOf,
+    MapOf,
+    Misfit,
+    Named,
+    OneKey,
+    Pairs,
+    Part,
+    Scalar,
+    Shape,
+    ShortOr,
+)
 
 
 @cache
@@ -25,7 +38,7 @@ def shape_of(kind: type) -> Shape:
 
 @cache
 def map_of(kind: type) -> MapOf:
-    return MapOf(kind, partial(_parts, kind))
+    return MapOf(kind, partial(_parts, kind), whole=kind in (model.Health, model.Resolver))
 
 
 @cache
@@ -34,7 +47,7 @@ def root() -> MapOf:
 
 
 def _parts(kind: Any, only: tuple[str, ...] = ()) -> Iterator[Part]:
-    hints = get_type_hints(kind, vars(model), include_extras=True)
+    hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name == "name" and kind in (model.Listener, model.Service):
             continue  # the key of the map they are in
@@ -71,10 +84,10 @@ def _shape(hint: Any, may_be_empty: bool = False) -> Shape:
         kinds = [argument for argument in arguments if argument is not type(None)]
         return _shape(kinds[0], may_be_empty)
     if origin is tuple:
-        or_one = any(isinstance(mark, OneOrList) for mark in marks)
+        alone = next((mark for mark in marks if isinstance(mark, OneOrList)), None)
         if arguments[0] is model.Route:
             return Entries(map_of(model.Route))
-        return ListOf(_shape(arguments[0]), or_one, may_be_empty)
+        return ListOf(_shape(arguments[0]), alone is not None, may_be_empty, alone.empty if alone else "")
     if origin is dict:
         return Named(map_of(arguments[1]))
     if origin is Literal:
@@ -123,13 +136,36 @@ def _endpoint() -> Shape:
     return ShortOr(_scalar("endpoint"), lambda address: address, full)
 
 
+def _dns_source() -> Shape:
+    """`"name:port"`, or a map whose `name` may have the port too."""
+    def parts() -> Iterator[Part]:
+        yield Part("name", "name", _scalar("dns-name"), required=True)
+        yield from _parts(model.DnsSource, ("port", "type", "family", "refresh", "on_empty"))
+
+    def build(name: model.DnsSource, **more: Any) -> model.DnsSource:
+        if name.port is not None and more.get("port", name.port) != name.port:
+            raise Misfit("port", f"the name says port {name.port}; leave out one of the two")
+        return dataclasses.replace(name, **more)
+
+    return ShortOr(_scalar("dns-name"), lambda source: source, MapOf(model.DnsSource, parts, build, whole=True))
+
+
+def _affinity() -> Shape:
+    kinds = {"client_ip": map_of(model.ClientIp), "cookie": map_of(model.AffinityCookie)}
+    return OneKey(kinds, lambda key, value: model.Affinity(**{key: value}))
+
+
 def _balance() -> Shape:
     kinds = tuple(kind for kind in get_args(model.BalanceKind) if kind != "hash")
-    by_name = OneKey({"header": _scalar("field"), "cookie": _scalar("field"), "query": _scalar("line")},
+    by_name = OneKey({"header": _scalar("field"), "cookie": _scalar("cookie-name"), "query": _scalar("line")},
                      partial(model.Balance, "hash"))
     by = ShortOr(Choice(("path",), f", or {by_name.words}"), partial(model.Balance, "hash"), by_name)
-    full = OneKey({"hash": by}, lambda key, value: value)
+    full = OneKey({"hash": by, "source-hash": map_of(model.SourceHash)}, _balance_with)
     return ShortOr(Choice(kinds, f", or {full.words}"), model.Balance, full)
+
+
+def _balance_with(key: str, value: Any) -> model.Balance:
+    return value if key == "hash" else model.Balance("source-hash", ipv6_prefix=value.ipv6_prefix)
 
 
 _SPECIAL: dict[type, Callable[[], Shape]] = {
@@ -137,4 +173,6 @@ _SPECIAL: dict[type, Callable[[], Shape]] = {
     model.WeightedService: _weighted_service,
     model.EndpointAddress: _endpoint,
     model.Balance: _balance,
+    model.DnsSource: _dns_source,
+    model.Affinity: _affinity,
 }

@@ -60,10 +60,11 @@ class _UnixListener(socket.socket):
         super().close()
 
 
-def listen(bind: Bind, backlog: int = BACKLOG) -> list[socket.socket]:
-    """The listening sockets for one address, at present always one. Raises BindError."""
+def listen(bind: Bind, backlog: int = BACKLOG, mode: int = UNIX_MODE) -> list[socket.socket]:
+    """The listening sockets for one address, at present always one; `mode`: of the file of a unix socket. Raises
+    BindError."""
     if bind.path:
-        return [_listen_unix(bind, backlog)]
+        return [_listen_unix(bind, backlog, mode)]
     if bind.host:
         family, address = _numeric(bind)
         return [_listen_tcp(bind, family, address, backlog)]
@@ -133,15 +134,15 @@ def _listen_tcp(bind: Bind, family: int, address: tuple[Any, ...], backlog: int,
     return sock
 
 
-def _listen_unix(bind: Bind, backlog: int) -> socket.socket:
+def _listen_unix(bind: Bind, backlog: int, mode: int) -> socket.socket:
     path = bind.path
     sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _clear_stale(bind)
-        os.fchmod(sock.fileno(), UNIX_MODE)  # bind() gives the file this less the umask: at no moment too open
+        os.fchmod(sock.fileno(), mode)  # bind() gives the file this less the umask: at no moment too open
         sock.bind(path)
         sock.own(path)
-        os.chmod(path, UNIX_MODE)
+        os.chmod(path, mode)
         sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:

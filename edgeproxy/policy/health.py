@@ -1,16 +1,95 @@
-"""Passive health: what real traffic says about an endpoint, and the one bit that follows from it.
+"""Health: what probes, real traffic, sources and admins say about an endpoint, and the one state that follows from it.
 
-Rules: only this module writes the health fields of `EndpointState`; `ready` is set by `_derive` alone. What counts as a
-failure is decided by the caller (connect failures, resets before the first byte, timeouts, 502/503/504). Failures count
-while they are not older than `within`, whatever succeeded in between: an endpoint that fails every second request is
-no good either. A success after an ejection ends the row of ejections.
+Rules: only this module writes the health fields of `EndpointState`; `state` and `ready` are set by `derive` alone. What
+counts as a failure of real traffic is decided by the caller (connect failures, resets before the first byte, timeouts,
+502/503/504). Such failures count while they are not older than `within`, whatever succeeded in between: an endpoint
+that fails every second request is no good either. A success after an ejection ends the row of ejections.
 """
 from __future__ import annotations
 
-from edgeproxy.policy.endpoint import EndpointState
+from edgeproxy.policy.endpoint import CHECKING, DISABLED, DOWN, DRAINING, EJECTED, UP, EndpointState
 
 LONGEST = 300.0
 """Seconds; an ejection lasts no longer, however many there were before."""
+
+
+def derive(state: EndpointState, now: float, reason: str = "") -> bool:
+    """The one place where `state` and `ready` follow from the evidence. True: the state is another one than before;
+    `reason` is why, then."""
+    if state.admin == DISABLED:
+        word = DISABLED
+    elif state.admin == DRAINING or state.leaving:
+        word = DRAINING
+    elif state.probed and state.proven is False:
+        word = DOWN
+    elif now < state.ejected_until:
+        word = EJECTED
+    elif state.probed and state.proven is None:
+        word = CHECKING
+    else:
+        word = UP
+    state.ready = word == UP or word == CHECKING and state.trusted
+    if word == state.state:
+        return False
+    state.state = word
+    state.reason = reason
+    state.since = now
+    return True
+
+
+class ActiveHealth:
+    """The rule of one service that probes its endpoints."""
+
+    __slots__ = ("_fall", "_rise", "_trusted")
+
+    def __init__(self, fall: int, rise: int, trusted: bool) -> None:
+        """`fall` bad probes in a row take an endpoint out, `rise` good ones bring it back. What is not proven yet needs
+        one good probe, or `fall` bad ones; until then it takes traffic if `trusted`."""
+        self._fall = fall
+        self._rise = rise
+        self._trusted = trusted
+
+    def begin(self, state: EndpointState, now: float) -> bool:
+        """There are probes for it from now on. What they found before is kept."""
+        state.probed = True
+        state.trusted = self._trusted
+        return derive(state, now, "not probed yet")
+
+    def end(self, state: EndpointState, now: float) -> bool:
+        """There are none any more; what they found is forgotten."""
+        state.probed = False
+        state.proven = None
+        state.streak = 0
+        return derive(state, now, "not probed any more")
+
+    def passed(self, state: EndpointState, now: float) -> bool:
+        """Take in a good probe. True: the state has changed."""
+        if state.proven is True:
+            state.streak = 0
+            return False
+        state.streak = state.streak + 1 if state.proven is False else self._rise
+        if state.streak < self._rise:
+            return False
+        state.streak = 0
+        was_down = state.proven is False
+        state.proven = True
+        return derive(state, now, f"{_probes(self._rise)} passed" if was_down else "its first probe passed")
+
+    def missed(self, state: EndpointState, now: float, why: str) -> bool:
+        """Take in a bad probe. True: the state has changed."""
+        if state.proven is False:
+            state.streak = 0
+            return False
+        state.streak += 1
+        if state.streak < self._fall:
+            return False
+        state.streak = 0
+        state.proven = False
+        return derive(state, now, f"{_probes(self._fall)} failed: {why}")
+
+
+def _probes(count: int) -> str:
+    return "1 probe" if count == 1 else f"{count} probes in a row"
 
 
 class PassiveHealth:
@@ -24,7 +103,7 @@ class PassiveHealth:
         self._within = within
         self._duration = duration
 
-    def failed(self, state: EndpointState, now: float, others_ready: int) -> bool:
+    def failed(self, state: EndpointState, now: float, others_ready: int, why: str = "") -> bool:
         """Take in a failure. True: the endpoint was ejected just now, until `state.ejected_until`.
 
         Never when no other endpoint of the service is ready (`others_ready` is 0): a doubtful one is better than none.
@@ -40,7 +119,8 @@ class PassiveHealth:
         state.failures = []
         state.ejections += 1
         state.ejected_until = now + min(self._duration * state.ejections, LONGEST)
-        _derive(state, now, f"{self._failures} failures within {self._within:g} s")
+        many = "1 failure" if self._failures == 1 else f"{self._failures} failures"
+        derive(state, now, f"{many} within {self._within:g} s{why and ', the last: ' + why}")
         return True
 
     def succeeded(self, state: EndpointState, now: float) -> None:
@@ -51,14 +131,7 @@ class PassiveHealth:
 
     def restore(self, state: EndpointState, now: float) -> bool:
         """End an ejection whose time is over. True: the endpoint takes traffic again from now on."""
-        if state.ready or now < state.ejected_until:
+        if state.state != EJECTED or now < state.ejected_until:
             return False
-        _derive(state, now, "")
-        return True
-
-
-def _derive(state: EndpointState, now: float, reason: str) -> None:
-    """The one place where `ready` follows from the evidence."""
-    state.ready = now >= state.ejected_until
-    state.reason = reason
-    state.since = now
+        derive(state, now, "its time is over")
+        return state.ready

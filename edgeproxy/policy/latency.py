@@ -30,10 +30,12 @@ def observe(state: EndpointState, seconds: float, now: float) -> None:
 
 def cost(state: EndpointState) -> float:
     """What one more exchange would wait: response time × in flight, by weight. An endpoint not heard of yet is tried
-    by one exchange and avoided until that has come back, so that a new endpoint isn't flooded."""
+    by one exchange and avoided until that has come back, so that a new endpoint isn't flooded. Each in flight at one
+    that starts slowly counts 1 / share times."""
+    active = state.active * (1.0 + state.handicap)
     if state.latency:
-        return state.latency * (state.active + 1) / state.weight
-    return _UNKNOWN * state.active / state.weight
+        return state.latency * (active + 1.0) / state.weight
+    return _UNKNOWN * active / state.weight
 
 
 def faster(a: EndpointState, b: EndpointState) -> EndpointState:

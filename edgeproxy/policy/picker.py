@@ -137,8 +137,10 @@ class RoundRobin:
         return self._others.deal(self._all)
 
 
-def _load(state: EndpointState) -> float:
-    return state.active / state.weight
+def load(state: EndpointState) -> float:
+    """In flight by weight. Of one that starts slowly each counts 1 / share times, beginning with the next one: beside
+    others that have ten in flight one with a tenth of its share has one."""
+    return (state.active + state.handicap * (state.active + 1)) / state.weight
 
 
 class LeastConn:
@@ -148,16 +150,16 @@ class LeastConn:
     date by everybody who uses an endpoint would cost more for the ten or so endpoints that a service has.
     """
 
-    __slots__ = ("_states", "_turns", "_others")
+    __slots__ = ("_states", "turns", "_others")
 
     def __init__(self, states: Sequence[EndpointState]) -> None:
         order = _round(states)
         self._states = states
-        self._turns = Turns(order)
+        self.turns = Turns(order)
         self._others = Turns(order)
 
     def first(self, key: int, /) -> EndpointState:
-        turns = self._turns
+        turns = self.turns
         state = turns.peek()
         if state.active:
             least = min([s.active / s.weight for s in self._states])
@@ -166,7 +168,7 @@ class LeastConn:
         return turns.take()
 
     def rest(self, key: int, /) -> Iterator[EndpointState]:
-        for _, equal in groupby(sorted(self._states, key=_load), key=_load):
+        for _, equal in groupby(sorted(self._states, key=load), key=load):
             yield from self._others.deal(frozenset(equal))
 
 
@@ -174,24 +176,24 @@ class TwoChoices:
     """Two endpoints at random by weight, and the better of them: nearly as even as looking at all, without a herd
     running to the same one (Mitzenmacher 2001)."""
 
-    __slots__ = ("_states", "_order", "_better", "_random")
+    __slots__ = ("_states", "order", "better", "_random")
 
     def __init__(self, states: Sequence[EndpointState], rng: Random,
                  better: Callable[[EndpointState, EndpointState], EndpointState]) -> None:
         self._states = states
-        self._order = _round(states)  # one place at random is a choice by weight
-        self._better = better
+        self.order = _round(states)  # one place at random is a choice by weight
+        self.better = better
         """Gives the better of two, the first one if they are equal."""
         self._random = rng.random
 
     def first(self, key: int, /) -> EndpointState:
-        order, draw = self._order, self._random
+        order, draw = self.order, self._random
         size = len(order)
         one = order[int(draw() * size)]
         for _ in range(4):  # a second, other one; with weights of 1000:1 not at any price
             other = order[int(draw() * size)]
             if other is not one:
-                return self._better(one, other)
+                return self.better(one, other)
         return one
 
     def rest(self, key: int, /) -> Iterator[EndpointState]:
@@ -207,7 +209,8 @@ class TwoChoices:
 
 
 def _less_loaded(a: EndpointState, b: EndpointState) -> EndpointState:
-    return b if b.active / b.weight < a.active / a.weight else a
+    """One that starts slowly is a candidate less often (`slowstart.py`), and each in flight there counts 1 / share."""
+    return b if b.active * (1.0 + b.handicap) / b.weight < a.active * (1.0 + a.handicap) / a.weight else a
 
 
 class Maglev:

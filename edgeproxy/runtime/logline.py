@@ -108,8 +108,8 @@ class JsonLines(_Stamp):
             f'"bytes_in":{x.bytes_in or "0"},"bytes_out":{x.bytes_out},'
             f'"duration_ms":{_SHORT[took] if 0 <= took < 10_000 else _ms(ended - x.started)},{phases},'
             f'"first_byte_ms":{_SHORT[first] if 0 <= first < 10_000 else _ms(x.first_byte_s)},'
-            f'{place},{end}{_secure(x) if x.tls else ""},"request_id":{_quote(x.request_id)},'
-            f'"traceparent":{_quote(trace) if trace else _EMPTY}}}\n'
+            f'{place},{end}{_secure(x) if x.tls else ""}{_grpc(x) if x.grpc_status >= 0 else ""},'
+            f'"request_id":{_quote(x.request_id)},"traceparent":{_quote(trace) if trace else _EMPTY}}}\n'
         )
 
     def tcp(self, x: ConnectionRecord) -> str:
@@ -144,6 +144,10 @@ class JsonLines(_Stamp):
 
 def _secure(x: ExchangeRecord) -> str:
     return f',"tls":"{x.tls}","sni":{_quote(x.sni)}'
+
+
+def _grpc(x: ExchangeRecord) -> str:
+    return f',"grpc_status":{x.grpc_status}'
 
 
 _EMPTY = '""'

@@ -23,9 +23,11 @@ from edgeproxy.config.model import Config
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.sockets import BindError, refuse_new
 from edgeproxy.runtime.accesslog import AccessLog
+from edgeproxy.runtime.admin import AdminServer, Place
 from edgeproxy.runtime.listener import Listener
 from edgeproxy.runtime.registry import Registry
-from edgeproxy.runtime.watch import CertificateWatch, warm
+from edgeproxy.runtime.status import Running
+from edgeproxy.runtime.watch import CertificateWatch, Clock, warm
 from edgeproxy.session.acceptor import ConnectionLimit, descriptor_budget
 from edgeproxy.snapshot import Live, Rules, Snapshot, compile_rules
 
@@ -38,17 +40,21 @@ EXIT_OK, EXIT_FAILURE, EXIT_CUT = 0, 1, 3
 
 class Proxy:
     def __init__(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Config],
-                 announce: Callable[[str], None]) -> None:
+                 announce: Callable[[str], None], clock: Clock | None = None, place: Place | None = None) -> None:
+        """`clock`: by which certificates are watched; None: the real one. `place`: of the admin server."""
         self._loop = loop
+        self._clock = clock or Clock()
         self._load = load
         self._announce = announce
-        self._registry = Registry(loop)
         self._poller = Poller(loop)
+        self._registry = Registry(loop, self._poller)
         self._budget = ConnectionLimit(descriptor_budget())
         self._listeners: dict[str, Listener] = {}
         self._leaving: set[Listener] = set()
         self._access_log: AccessLog
+        self._admin = AdminServer(loop, place)
         self._live: Live
+        self._running: Running
         self._watch: CertificateWatch
         self._warming: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[int] = loop.create_future()
@@ -64,16 +70,25 @@ class Proxy:
         """Raises BindError."""
         rules = compile_rules(config)
         self._registry.sockets.update(self._registry.bind(config))
+        try:
+            self._admin.bind(config.admin)
+        except BindError:
+            self._registry.close()
+            raise
         self._access_log = AccessLog(config.access_log, self._loop)
         services = self._registry.apply_services(config, rules.endpoints_tls)
         self._live = Live(Snapshot(config, services, rules))
         self._follow(config)
         self._watch = CertificateWatch(self._loop, lambda: self._live.snapshot.config,
-                                       lambda: self._live.snapshot.rules, self._renewed)
+                                       lambda: self._live.snapshot.rules, self._renewed, self._clock)
         self._warm()
+        self._running = Running(self._live, self._listeners, self._leaving, self._registry)
+        told = self._admin.serve(self._running)
         for listener in self._listeners.values():
             for line in listener.describe():
                 self._announce(line)
+        for line in told:
+            self._announce(line)
 
     def _follow(self, config: Config) -> None:
         """Bring the listeners to `config`; its sockets are in the registry."""
@@ -118,6 +133,7 @@ class Proxy:
             rules = await asyncio.to_thread(compile_rules, config, self._live.snapshot.rules)
             self._commit(config, rules)
         except (ConfigError, BindError) as error:
+            self._running.refused = str(error)
             _log.error("reload refused, the running configuration stays:\n%s", error)
         except Exception:
             _log.exception("reload failed, the running configuration stays; please report it")
@@ -137,6 +153,8 @@ class Proxy:
         if config.access_log != old.access_log:
             self._access_log.configure(config.access_log)
         self._follow(config)
+        self._admin.apply(config.admin)
+        self._running.refused = ""
         self._warm()
         _log.info("configuration reloaded: %s", delta(old, config))
 
@@ -222,6 +240,8 @@ class Proxy:
         gc.collect()
         gc.freeze()  # what the start built is never garbage: do not look at it again
         status = await self._stopped
+        self._registry.end_tending()
+        self._admin.close()
         await asyncio.sleep(0)  # the callbacks of what was cut
         self._access_log.close()
         return status
@@ -231,8 +251,9 @@ def _connections(count: int) -> str:
     return "1 connection" if count == 1 else f"{count} connections"
 
 
-def run(load: Callable[[], Config], announce: Callable[[str], None]) -> int:
-    """Load, start and serve until a signal; the exit status. Raises ConfigError; a failed bind is told in a line."""
+def run(load: Callable[[], Config], announce: Callable[[str], None], place: Place | None = None) -> int:
+    """Load, start and serve until a signal; the exit status. Raises ConfigError; a failed bind is told in a line.
+    `place`: of the admin server."""
     config = load()
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if os.environ.get("EDGEPROXY_LOOP", "uvloop") == "uvloop":
@@ -243,7 +264,7 @@ def run(load: Callable[[], Config], announce: Callable[[str], None]) -> int:
     with asyncio.Runner(loop_factory=factory) as runner:
         async def main() -> int:
             loop = asyncio.get_running_loop()
-            status = await Proxy(loop, load, announce).serve(config)
+            status = await Proxy(loop, load, announce, place=place).serve(config)
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)  # the end is under way: one more ctrl-C must not garble it

@@ -1,25 +1,45 @@
-"""What outlives configurations: listening sockets, by address, and services with their endpoints' state and pools."""
+"""What outlives configurations: listening sockets, by address, and services with their endpoints' state and pools, what
+finds these endpoints and what probes them.
+"""
 from __future__ import annotations
 
 import asyncio
 import random
 import socket
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from edgeproxy.config import model
+from edgeproxy.net.poller import Poller
 from edgeproxy.net.sockets import close_listening, listen
+from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.probing import Probing
+from edgeproxy.upstream.roster import UNASKED, is_named
 from edgeproxy.upstream.service import Service
 from edgeproxy.upstream.tls import ClientTls
 
+if TYPE_CHECKING:
+    from edgeproxy.upstream.discovery import Discovery
+    from edgeproxy.upstream.resolver import Resolver
+
 
 class Registry:
-    __slots__ = ("sockets", "services", "_loop", "_rng")
+    __slots__ = ("sockets", "services", "discoveries", "probings", "events", "_loop", "_poller", "_rng", "_resolver",
+                 "_resolver_config")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller) -> None:
         self.sockets: dict[model.Bind, list[socket.socket]] = {}
         self.services: dict[str, Service] = {}
+        self.discoveries: dict[str, Discovery] = {}
+        """Of the services whose endpoints are found by name."""
+        self.probings: dict[str, Probing] = {}
+        """Of the services whose endpoints are probed."""
+        self.events = Events()
         self._loop = loop
+        self._poller = poller
         self._rng = random.Random()
+        self._resolver: Resolver | None = None
+        self._resolver_config = model.Resolver()
 
     def bind(self, config: model.Config) -> dict[model.Bind, list[socket.socket]]:
         """The sockets that `config` needs and that are not open yet; all of them or none. Raises BindError."""
@@ -36,17 +56,79 @@ class Registry:
             raise
         return new
 
+    # ---- services
+
     def apply_services(self, config: model.Config, tls: Mapping[str, ClientTls]) -> dict[str, Service]:
         """Bring the services to `config`: unchanged ones are not touched. Cannot fail."""
         for name in self.services.keys() - config.services.keys():
+            self._end_tending(name)
             self.services.pop(name).retire()
-        for name, service in config.services.items():
+        asked_otherwise = config.resolver != self._resolver_config
+        self._resolver_config = config.resolver
+        if asked_otherwise and self._resolver is not None:
+            self._resolver.apply(config.resolver)
+        for name, wanted in config.services.items():
             known = self.services.get(name)
+            changed = known is None or known.config != wanted or known.access.tls is not tls.get(name)
             if known is None:
-                self.services[name] = Service(self._loop, service, self._rng, tls.get(name))
-            elif known.config != service or known.access.tls is not tls.get(name):
-                known.apply(service, tls.get(name))
+                known = self.services[name] = Service(self._loop, wanted, self._rng, tls.get(name), self.events)
+            elif changed:
+                known.apply(wanted, tls.get(name))
+            if changed or asked_otherwise:
+                self._discover(known, asked_otherwise)
+            if changed:
+                self._probe(known)
         return dict(self.services)
+
+    def _discover(self, service: Service, asked_otherwise: bool) -> None:
+        name = service.name
+        discovery = self.discoveries.get(name)
+        if not is_named(service.config):
+            if discovery is not None:
+                self.discoveries.pop(name).close()
+                service.supply((), "")
+        elif discovery is not None:
+            discovery.apply(service.config, asked_otherwise)
+        else:
+            from edgeproxy.upstream.discovery import Discovery  # what knows DNS is imported by those who have names
+
+            if not service.view.members:
+                service.supply((), UNASKED)
+            self.discoveries[name] = Discovery(self._loop, self._resolves(), service.config, service.supply,
+                                               self.events, self._rng)
+
+    def _resolves(self) -> Resolver:
+        from edgeproxy.upstream.resolver import Resolver
+
+        if self._resolver is None:
+            self._resolver = Resolver(self._loop, self._resolver_config)
+        return self._resolver
+
+    def _probe(self, service: Service) -> None:
+        name = service.name
+        probing = self.probings.get(name)
+        if service.config.health is None:
+            if probing is not None:
+                service.followed = None
+                self.probings.pop(name).close()
+        elif probing is not None:
+            probing.apply()
+        else:
+            probing = self.probings[name] = Probing(self._loop, self._poller, service, self._rng)
+            service.followed = probing.follow
+            probing.follow()
+
+    def _end_tending(self, name: str) -> None:
+        for tending in (self.discoveries.pop(name, None), self.probings.pop(name, None)):
+            if tending is not None:
+                tending.close()
+
+    def end_tending(self) -> None:
+        """Ask and probe no more."""
+        for name in list(self.services):
+            self._end_tending(name)
+
+    # ---- sockets
 
     def close_unused(self, config: model.Config) -> None:
         """Close the listening sockets that `config` does not name."""

@@ -75,13 +75,17 @@ class Acquiring(ExchangeRecord):
     def _key(self, service: Service) -> int:
         return exchange_key(self, service) if service.keyed else 0
 
+    def _choose(self, service: Service, tried: tuple[Member, ...]) -> Member | None:
+        """An endpoint for this request, where the request or its client has a part in the choice."""
+        return service.pick_for(self.client, self.head, self._key(service), tried)
+
     def _queue(self, service: Service) -> None:
         """No endpoint can be had now: wait for a place if that is allowed."""
         error = service.unavailable()
-        if error.kind is Kind.QUEUE_FULL:
+        if service.worth_waiting(error):
             self._since = monotonic()
             self._stage = ACQUIRING
-            self._pending = service.wait(self._key(service), (), self._placed)
+            self._pending = service.wait(lambda: self._choose(service, ()), self._placed)
             if self._pending is not None:
                 return
             self._answer_error(error, Phase.QUEUE)
@@ -176,7 +180,7 @@ class Acquiring(ExchangeRecord):
             return False
         member.active -= 1  # its place is this exchange's to take again; the waiters are told when that is settled
         tries = self._tries if stale else (*self._tries, member)
-        again = member if stale else service.pick(self._key(service), tries)
+        again = member if stale else self._choose(service, tries)
         if again is None:
             member.active += 1
             return False

@@ -23,19 +23,20 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from edgeproxy.codec._leaf import RequestHead, ResponseHead
+from edgeproxy.codec._leaf import Edits, RequestHead, ResponseHead
 from edgeproxy.errors import OK, Kind, Outcome, Phase, ProxyError, status_for
 from edgeproxy.net.transport import SocketTransport
 from edgeproxy.policy.latency import observe
 from edgeproxy.policy.retry import IDEMPOTENT
 from edgeproxy.session.acquiring import ACQUIRING, AWAITING, BODY, ENDED, NONE, TUNNEL, Acquiring
 from edgeproxy.session.client import Client
-from edgeproxy.session.hashing import exchange_key
+from edgeproxy.session.record import grpc_number, grpc_status
 from edgeproxy.session.reply import Reply, error_reply, options_reply, route_reply
 from edgeproxy.session.upload import Upload
 from edgeproxy.snapshot import Snapshot
 from edgeproxy.upstream.channel import Channel
-from edgeproxy.upstream.service import Waiter
+from edgeproxy.upstream.pool import Member
+from edgeproxy.upstream.service import Service, Waiter
 
 if TYPE_CHECKING:
     from edgeproxy.router import Route
@@ -62,6 +63,7 @@ class Exchange(Acquiring):
         peer = self._peer = session.peer  # a session is known by its protocol only: each look costs 40 ns
         self.sni = peer.sni
         self.tls = peer.tls
+        self.grpc_status = -1
         self.request_id = request_id
         self.status = 0
         self.bytes_in = 0
@@ -136,7 +138,7 @@ class Exchange(Acquiring):
         if now >= budget.second_ends:
             budget.turn(now)
         budget.requests += 1
-        member = service.pick(exchange_key(self, service) if service.keyed else 0)
+        member = service.pick() if service.plain else self._choose(service, ())
         if member is None:
             self._queue(service)
             return
@@ -218,7 +220,7 @@ class Exchange(Acquiring):
         head, route = self.head, self._route
         assert head is not None
         edits = None if route.request_edits is None else self._snapshot.edits[route.name][0]
-        host = route.rewrite_host
+        host = route.rewrite_host or self._service.host
         if not head.minor and host is None:
             host = self._missing_host(head)
         return head.outbound(self._peer.forward, self.request_id.encode(), self._target, host, edits)
@@ -227,7 +229,7 @@ class Exchange(Acquiring):
         head, route = self.head, self._route
         assert head is not None
         edits = None if route.request_edits is None else self._snapshot.edits[route.name][0]
-        host = route.rewrite_host
+        host = route.rewrite_host or self._service.host
         if not head.minor and host is None:
             host = self._missing_host(head)
         return head.outbound_fields(self._peer.forward, self.request_id.encode(), self._target, host, edits,
@@ -267,11 +269,23 @@ class Exchange(Acquiring):
         self._stage = BODY
         self.bytes_out = len(payload)
         edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]
+        if service.binding is not None:
+            edits = self._with_cookie(service, member, edits)
         channel = self._channel
         assert channel is not None
         self.session.respond(head, payload, done, edits, channel.trailers if done else b"")
         if done:
+            if not payload and service.access.multiplexed:  # gRPC may answer without trailers if it has nothing to say
+                self.grpc_status = grpc_number(head.get(b"grpc-status"))
             self._complete(channel, now)
+
+    def _with_cookie(self, service: Service, member: Member, edits: Edits | None) -> Edits | None:
+        """The changes to the response's fields, with the cookie that binds the client, if it needs one."""
+        cookie = service.cookie_for(self.client, self.head, member, self._tries, self._peer.scheme == "https")
+        if not cookie:
+            return edits
+        put, add, remove = self._route.response_edits or ((), (), ())
+        return Edits(put, (*add, (b"Set-Cookie", cookie)), remove)
 
     def response_data(self, payload: bytes, done: bool) -> None:
         self.bytes_out += len(payload)
@@ -286,6 +300,8 @@ class Exchange(Acquiring):
         head, service, member, session = self.head, self._service, self._member, self.session
         assert head is not None and member is not None
         self._channel = None
+        if channel.trailers and service.access.multiplexed:
+            self.grpc_status = grpc_status(channel.trailers)
         channel.release(now, self._upload is None or self._upload.done and (self.continued or not head.expect))
         self._member = None
         member.active -= 1
@@ -311,7 +327,11 @@ class Exchange(Acquiring):
         self.status = 101
         self.first_byte_s = monotonic() - self._since
         self._stage = TUNNEL
+        service, member = self._service, self._member
+        assert member is not None
         edits = None if self._route.response_edits is None else self._snapshot.edits[self._route.name][1]
+        if service.binding is not None:
+            edits = self._with_cookie(service, member, edits)
         if self._timer is not None:
             self._timer.cancel()
         self.session.upgrade(head, edits, transport, rest, self._tunnel_ended)
@@ -412,6 +432,8 @@ class Exchange(Acquiring):
         self.cause = error.cause
         status = status_for(error)
         reply = error_reply(error, status, self.head, self.request_id)
+        if reply.status != status:
+            self.grpc_status = grpc_number(dict(reply.fields).get(b"grpc-status"))
         self._answer(reply, Outcome(error.kind.word, phase or self._phase()), status)
 
     def _answer(self, reply: Reply, outcome: Outcome, status: int = 0) -> None:

@@ -1,9 +1,11 @@
 """What a hashing picker is keyed by: the client's address, or a part of the request."""
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from edgeproxy.policy.affinity import cookie_value
 from edgeproxy.policy.picker import hash_key
 from edgeproxy.upstream.service import Service
 
@@ -11,8 +13,15 @@ if TYPE_CHECKING:
     from edgeproxy.session.record import ExchangeRecord
 
 
-def client_key(client: str) -> int:
-    """Key of a client address as printed; the same in every process."""
+def client_key(client: str, ipv6_prefix: int = 128) -> int:
+    """Key of a client address as printed; the same in every process. Of an IPv6 address only the first `ipv6_prefix`
+    bits count: a client has a whole /64 to choose from, and changes its address within it (RFC 8981)."""
+    if ipv6_prefix < 128 and ":" in client:
+        try:
+            packed = socket.inet_pton(socket.AF_INET6, client.partition("%")[0])
+        except OSError:
+            return hash_key(client.encode())
+        return hash_key((int.from_bytes(packed, "big") >> 128 - ipv6_prefix).to_bytes(16, "big"))
     return hash_key(client.encode())
 
 
@@ -27,16 +36,8 @@ def exchange_key(exchange: ExchangeRecord, service: Service) -> int:
         elif balance.source == "header":
             value = head.get(balance.name.lower().encode())
         elif balance.source == "cookie":
-            value = _cookie(head.get(b"cookie") or b"", balance.name.encode())
+            value = cookie_value(head.get(b"cookie") or b"", balance.name.encode())
         elif balance.source == "query":
             value = next((v.encode() for k, v in parse_qsl(head.query, keep_blank_values=True) if k == balance.name),
                          None)
-    return client_key(exchange.client) if value is None else hash_key(value)
-
-
-def _cookie(header: bytes, name: bytes) -> bytes | None:
-    for pair in header.split(b";"):
-        key, equals, value = pair.strip().partition(b"=")
-        if equals and key == name:
-            return value
-    return None
+    return client_key(exchange.client, balance.ipv6_prefix) if value is None else hash_key(value)

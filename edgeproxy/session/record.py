@@ -63,7 +63,8 @@ def unserved(client: str, listener: str, began: float, kind: Kind, phase: Phase,
 class ExchangeRecord(ConnectionRecord):
     """One request and its response."""
 
-    __slots__ = ("head", "status", "first_byte_s", "route", "reused", "request_id", "traceparent", "tls")
+    __slots__ = ("head", "status", "first_byte_s", "route", "reused", "request_id", "traceparent", "tls",
+                 "grpc_status")
 
     head: RequestHead | None
     """None if no valid head was ever seen."""
@@ -76,3 +77,15 @@ class ExchangeRecord(ConnectionRecord):
     """As the client sent it; empty if it did not. Set at the end."""
     tls: str
     """`TLSv1.3`; empty without."""
+    grpc_status: int
+    """Of a gRPC answer; -1 without."""
+
+
+def grpc_status(lines: bytes) -> int:
+    """The one that trailers from HTTP/2 tell; -1: none."""
+    _, _, rest = (b"\r\n" + lines).partition(b"\r\ngrpc-status: ")
+    return grpc_number(rest.partition(b"\r\n")[0])
+
+
+def grpc_number(value: bytes | None) -> int:
+    return int(value) if value and len(value) < 4 and value.isdigit() else -1

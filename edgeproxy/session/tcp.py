@@ -140,7 +140,7 @@ class TcpSession:
         self._record = TcpRecord(peer, listener.name, service.name, now, hello.sni if hello is not None else "")
         self._until = inf
         self._deadline: Deadline | None = None
-        self._key = client_key(peer) if service.keyed else 0
+        self._key = client_key(peer, service.config.balance.ipv6_prefix) if service.keyed else 0
         self._tried: list[Member] = []
         self._tries = 0
         self._since = now
@@ -194,13 +194,16 @@ class TcpSession:
     def _next(self) -> None:
         service = self.service
         while self._tries < len(LADDER):
-            member = service.pick(self._key, self._tried)
+            member = service.pick(self._key, self._tried) if service.binding is None else self._choose()
             if member is None:
                 self._no_place()
                 return
             if self._dial(member):
                 return
         self._give_up(Phase.CONNECT)
+
+    def _choose(self) -> Member | None:
+        return self.service.pick_for(self._record.client, None, self._key, self._tried)
 
     def _dial(self, member: Member) -> bool:
         """Whether the connect is under way."""
@@ -250,12 +253,14 @@ class TcpSession:
 
     def _no_place(self) -> None:
         error = self.service.unavailable()
-        if error.kind is Kind.QUEUE_FULL and self.service.config.limits.queue > 0:
+        if self.service.worth_waiting(error):
             self._expire_at(inf)
-            self._waiter = self.service.wait(self._key, self._tried, self._placed)
+            self._waiter = self.service.wait(self._choose, self._placed)
             if self._waiter is not None:
                 self.stage = _QUEUED
                 return
+        if not self._record.attempts:
+            self._record.cause = error.cause
         self._give_up(Phase.QUEUE if error.kind is Kind.QUEUE_FULL else Phase.CONNECT, error.kind)
 
     def _placed(self, answer: Member | ProxyError) -> None:

@@ -1,7 +1,7 @@
-"""A service: its members, the pickers over them, their passive health, and the queue for a place.
+"""A service: which of its endpoints a request or a connection gets, and the queue for a place.
 
-The object lives as long as the configuration names the service; a new configuration or a new set of endpoints swaps
-one `ServiceView`, by one assignment, so that members and pickers never disagree.
+The object lives as long as the configuration names the service. Who its members are is in `roster.py`, how they are
+doing in `condition.py`.
 """
 from __future__ import annotations
 
@@ -9,50 +9,45 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from math import inf
 from time import monotonic
 
+from edgeproxy.codec._leaf import RequestHead
 from edgeproxy.config import model
-from edgeproxy.errors import Kind, ProxyError, Side
-from edgeproxy.policy.endpoint import Endpoint
-from edgeproxy.policy.health import PassiveHealth
-from edgeproxy.policy.picker import Picker, build_picker
+from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.policy.endpoint import DOWN, EJECTED, EndpointState, Target
 from edgeproxy.policy.retry import RetryBudget
-from edgeproxy.upstream.access import Access
-from edgeproxy.upstream.pool import Member, Pool
-from edgeproxy.upstream.shared import Shared
+from edgeproxy.upstream.binding import Binding, ClientBinding, build_binding
+from edgeproxy.upstream.condition import Condition
+from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.pool import Member
+from edgeproxy.upstream.roster import UNASKED
 from edgeproxy.upstream.tls import ClientTls
 
 _log = logging.getLogger("edgeproxy")
 
+_LATE = ProxyError(Kind.QUEUE_TIMEOUT, "no endpoint had a place in time")
 KEYED = frozenset({"source-hash", "hash"})
 
 
-class ServiceView:
-    """One set of endpoints with the pickers built over it."""
-
-    __slots__ = ("members", "primary", "backup")
-
-    def __init__(self, members: tuple[Member, ...], kind: str, rng: random.Random) -> None:
-        self.members = members
-        first = [m for m in members if not m.backup and m.weight > 0]
-        second = [m for m in members if m.backup and m.weight > 0]
-        self.primary: Picker | None = build_picker(kind, first, rng) if first else None
-        self.backup: Picker | None = build_picker(kind, second, rng) if second else None
+FIRST_ANSWER = 3.0
+"""Seconds that requests wait for the first answer of DNS about a new service, and how many of them do."""
+FIRST_PLACES = 1000
 
 
 class Waiter:
     """One place in a service's queue."""
 
-    __slots__ = ("key", "tried", "callback", "timer", "_queue")
+    __slots__ = ("choose", "callback", "error", "timer", "_queue")
 
-    def __init__(self, key: int, tried: Collection[Member], callback: Callable[[Member | ProxyError], None],
-                 queue: deque[Waiter]) -> None:
-        self.key = key
-        self.tried = tried
+    def __init__(self, choose: Callable[[], Member | None], callback: Callable[[Member | ProxyError], None],
+                 error: ProxyError, queue: deque[Waiter]) -> None:
+        """`error`: what the wait was for in vain."""
+        self.choose = choose
         self.callback = callback
+        self.error = error
         self.timer: asyncio.TimerHandle | None = None
         self._queue = queue
 
@@ -65,25 +60,20 @@ class Waiter:
 
     def expire(self) -> None:
         self.cancel()
-        self.callback(ProxyError(Kind.QUEUE_TIMEOUT, "no endpoint had a place in time"))
+        self.callback(self.error)
 
 
-class Service:
-    __slots__ = ("name", "config", "view", "budget", "keyed", "least_latency", "_loop", "_rng", "_health", "first",
-                 "limit", "access", "waiting", "_waking", "_known", "_restores")
+class Service(Condition):
+    __slots__ = ("budget", "keyed", "plain", "least_latency", "limit", "host", "binding", "waiting", "_waking")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random,
-                 tls: ClientTls | None = None) -> None:
+                 tls: ClientTls | None = None, events: Events | None = None) -> None:
         """`tls`: what `build_tls` made of the configuration."""
-        self.name = config.name
+        super().__init__(loop, config, rng, tls, events if events is not None else Events())
         self.budget = RetryBudget(monotonic())
-        self._loop = loop
-        self._rng = rng
         self.waiting: deque[Waiter] = deque()
         self._waking = False
-        self._known: dict[str, Member] = {}
-        self._restores: dict[Member, asyncio.TimerHandle] = {}
-        self.access = Access(config, tls)
+        self.binding: Binding | None = build_binding(config.name, config.affinity)
         self.apply(config, tls)
 
     # ---- configuration
@@ -91,67 +81,37 @@ class Service:
     def apply(self, config: model.Service, tls: ClientTls | None = None) -> None:
         """Follow `config`: endpoints that stay keep their state; their pools too, unless they are spoken to otherwise
         now. What left drains."""
-        self.config = config
-        access = Access(config, tls)
-        if not access.same(self.access):
-            self.access = access
-            for member in self._known.values():
-                member.pool.set(0, 0.0)
-                member.pool = self._pool(member.endpoint)
+        before, self.config = self.config, config
+        self._speak(config, tls)
+        self._bind_by(config.affinity, before.affinity)
         self.keyed = config.balance.kind in KEYED
+        self.plain = not self.keyed and self.binding is None
+        """Neither the request nor its client has a part in the choice."""
         self.least_latency = config.balance.kind == "least-latency"
         self.limit: float = config.limits.per_endpoint or inf
-        eject = config.eject
-        self._health = PassiveHealth(eject.failures, eject.within, eject.duration)
-        members = tuple(self._member(address) for address in config.endpoints)
-        left = self._known.keys() - {m.address for m in members}
-        self._swap(ServiceView(members, config.balance.kind, self._rng))
-        for address in left:
-            self._retire(self._known.pop(address))
+        self.host = host_for(config)
+        """In place of the client's Host."""
+        self.judge_by(config)
+        self.gather()
         self.wake()
 
-    def _member(self, address: model.EndpointAddress) -> Member:
-        member = self._known.get(address.address)
-        if member is None:
-            endpoint = Endpoint(address.address, address.host, address.port, address.path)
-            member = Member(endpoint, address.weight, address.backup, self._pool(endpoint))
-            self._known[address.address] = member
+    def _bind_by(self, config: model.Affinity | None, before: model.Affinity | None) -> None:
+        """Who is bound stays bound, unless it is by something else now."""
+        if config == before:
+            return
+        if config is not None and config.client_ip is not None and isinstance(self.binding, ClientBinding):
+            self.binding.table.timeout = config.client_ip.timeout
         else:
-            member.weight = address.weight
-            member.backup = address.backup
-            member.pool.set(self._kept, self._idle_timeout)
-        return member
+            self.binding = build_binding(self.name, config)
 
-    def _pool(self, endpoint: Endpoint) -> Pool:
-        if self.access.multiplexed:
-            return Shared(endpoint, self._kept, self._idle_timeout, self.access)
-        return Pool(self._kept, self._idle_timeout, self.access)
-
-    @property
-    def _kept(self) -> int:
-        """Idle connections for each endpoint; a connection that was announced as one client's is for nobody else."""
-        return 0 if self.access.announces else self.config.pool.idle
-
-    @property
-    def _idle_timeout(self) -> float:
-        return self.config.timeouts.idle or inf
-
-    def _swap(self, view: ServiceView) -> None:
-        self.view = view
-        self.first = view.primary.first if view.primary is not None else None
-
-    def _retire(self, member: Member) -> None:
-        member.pool.set(0, 0.0)
-        if self.access.tls is not None:
-            self.access.tls.forget(member.endpoint)
-        timer = self._restores.pop(member, None)
-        if timer is not None:
-            timer.cancel()
+    def install(self) -> None:
+        super().install()
+        if self.binding is not None:
+            self.binding.follow([member.address for member in self.everyone])
 
     def retire(self) -> None:
         """The configuration names this service no more: what is under way finishes, nothing is kept."""
-        for member in self._known.values():
-            self._retire(member)
+        self.disband()
 
     # ---- picking
 
@@ -183,29 +143,102 @@ class Service:
         # Backups serve when no primary is ready. One that was just tried in vain is as good as not ready.
         if view.backup is not None and (not ready or again is not None and not full):
             for member in chain((view.backup.first(key),), view.backup.rest(key)):
-                if not member.ready or member.active >= self.limit:
+                if not member.ready:
                     continue
+                ready = True
+                if member.active >= self.limit:
+                    continue
+                if member not in tried:
+                    return member  # type: ignore[return-value]
+                again = again or member  # type: ignore[assignment]
+        if not ready and self.config.panic:
+            return self._pick_any(choice, key, tried)
+        return again
+
+    def _pick_any(self, choice: Member | None, key: int, tried: Collection[Member]) -> Member | None:
+        """All are down, and the configuration says to use them all the same; not those that an admin took out."""
+        view = self.view
+        again: Member | None = None
+        order: Iterable[EndpointState] = () if choice is None else (choice,)
+        for picker in (view.primary, view.backup):
+            if picker is not None:
+                order = chain(order, picker.rest(key))
+        for member in order:
+            if member.state in (DOWN, EJECTED) and member.active < self.limit:
                 if member not in tried:
                     return member  # type: ignore[return-value]
                 again = again or member  # type: ignore[assignment]
         return again
 
+    def pick_for(self, client: str, head: RequestHead | None, key: int, tried: Collection[Member] = ()
+                 ) -> Member | None:
+        """As `pick`, for a client that may be bound to an endpoint: it stays there while that can be used."""
+        binding = self.binding
+        if binding is None:
+            return self.pick(key, tried)
+        address = binding.find(client, head)
+        bound = self.member(address) if address is not None else None
+        if bound is not None and bound not in tried and self.usable(bound):
+            if bound.active < self.limit:
+                return bound
+            return self.pick(key, (*tried, bound))  # full: somebody else serves for once
+        member = self.pick(key, tried)
+        if member is not None:
+            binding.bind(client, member.address)
+        return member
+
+    def cookie_for(self, client: str, head: RequestHead | None, member: Member, tried: Collection[Member],
+                   secure: bool) -> bytes:
+        """Set-Cookie for an answer of `member`, which binds the client to it; empty if none is needed."""
+        binding = self.binding
+        if binding is None or head is None:
+            return b""
+        address = binding.find(client, head)
+        bound = self.member(address) if address is not None else None
+        if bound is not None and bound is not member and bound not in tried and self.usable(bound):
+            return b""  # it was full: the client stays bound to it
+        return binding.cookie(head, member.address, secure)
+
+    @property
+    def affinity_size(self) -> int:
+        """Clients whose endpoint is remembered here; cookies remember themselves."""
+        return len(self.binding) if self.binding is not None else 0
+
     def unavailable(self) -> ProxyError:
         """Why `pick` gave nothing."""
         if any(m.ready and m.weight > 0 for m in self.view.members):
             return ProxyError(Kind.QUEUE_FULL, "every endpoint is at its limit")
-        return ProxyError(Kind.UNAVAILABLE, "no endpoint is ready")
+        return self.none_ready()
 
-    def wait(self, key: int, tried: Collection[Member], callback: Callable[[Member | ProxyError], None]
+    # ---- places
+
+    def worth_waiting(self, error: ProxyError) -> bool:
+        """Whether what `unavailable` said may be otherwise soon: a place, or the first answer of DNS."""
+        return error.kind is Kind.QUEUE_FULL or self.unresolved == UNASKED
+
+    def wait(self, choose: Callable[[], Member | None], callback: Callable[[Member | ProxyError], None]
              ) -> Waiter | None:
-        """Queue for a place; `callback` gets the member (enter it at once) or the error. None: the queue is full."""
+        """Queue for a place; `choose` is asked when there may be one, and `callback` gets the member (enter it at once)
+        or the error. None: the queue is full."""
         limits = self.config.limits
-        if len(self.waiting) >= limits.queue:
+        places, seconds, error = limits.queue, limits.queue_timeout, _LATE
+        if self.unresolved == UNASKED:
+            places, seconds, error = FIRST_PLACES, FIRST_ANSWER, self.none_ready()
+        if len(self.waiting) >= places:
             return None
-        waiter = Waiter(key, tried, callback, self.waiting)
-        waiter.timer = self._loop.call_later(limits.queue_timeout, waiter.expire)
+        waiter = Waiter(choose, callback, error, self.waiting)
+        waiter.timer = self._loop.call_later(seconds, waiter.expire)
         self.waiting.append(waiter)
         return waiter
+
+    def supply(self, found: Sequence[Target], unresolved: str) -> None:
+        super().supply(found, unresolved)
+        if self.waiting:
+            self.wake()
+            if unresolved not in ("", UNASKED) and not self.view.members:
+                for waiter in list(self.waiting):
+                    waiter.error = self.none_ready()
+                    waiter.expire()
 
     def wake(self) -> None:
         """Give free places to who waits. Flat: a callback that gives its place back at once is seen by this loop."""
@@ -215,7 +248,7 @@ class Service:
         try:
             while self.waiting:
                 waiter = self.waiting[0]
-                member = self.pick(waiter.key, waiter.tried)
+                member = waiter.choose()
                 if member is None:
                     return
                 waiter.cancel()
@@ -226,8 +259,6 @@ class Service:
         finally:
             self._waking = False
 
-    # ---- use and health
-
     def enter(self, member: Member) -> None:
         member.active += 1
         member.total += 1
@@ -237,29 +268,11 @@ class Service:
         if self.waiting:
             self.wake()
 
-    def succeeded(self, member: Member) -> None:
-        if member.ejections:
-            self._health.succeeded(member, monotonic())
 
-    def failed(self, member: Member, kind: Kind) -> None:
-        """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready."""
-        if kind.side is Side.PROXY or self._known.get(member.address) is not member:
-            return  # not its fault; or it has left the configuration, and what it still does is nobody's business
-        others = sum(m.ready and m is not member and m.weight > 0 for m in self.view.members)
-        if not self._health.failed(member, monotonic(), others):
-            return
-        seconds = max(0.0, member.ejected_until - monotonic())
-        _log.warning("service %s: endpoint %s ejected for %.0f s: %s", self.name, member.address, seconds, kind.word)
-        self._restore_in(member, seconds)
-
-    def _restore_in(self, member: Member, seconds: float) -> None:
-        self._restores[member] = self._loop.call_later(seconds, self._restore, member)
-
-    def _restore(self, member: Member) -> None:
-        self._restores.pop(member, None)
-        now = monotonic()
-        if self._health.restore(member, now):
-            _log.info("service %s: endpoint %s takes traffic again", self.name, member.address)
-            self.wake()
-        elif now < member.ejected_until:  # a loop that counts whole milliseconds may be early
-            self._restore_in(member, member.ejected_until - now + 0.001)
+def host_for(config: model.Service) -> bytes | None:
+    """What is sent as Host in place of the client's: the external name, if there is one."""
+    external = config.external_name
+    if external is None or config.host == "pass":
+        return None
+    usual = 443 if config.protocol in ("https", "h2") else 80
+    return (external.host if external.port in (None, usual) else f"{external.host}:{external.port}").encode()

@@ -3,17 +3,29 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commandline import edgeproxy
 
+import dnspeers as peer
+from dnspeers import ScriptedDns
+from edgeproxy import explain as explaining
 from edgeproxy.codec._leaf import parse_request
+from edgeproxy.config import model
 from edgeproxy.config.load import load_text
 from edgeproxy.config.model import Config
-from edgeproxy.explain import Answer, explain, question
+from edgeproxy.explain import Answer, asked_now, explain, explain_running, question
+from edgeproxy.policy.endpoint import DOWN, DRAINING, target
 from edgeproxy.router import build_router
+from edgeproxy.runtime.status import Running
+from edgeproxy.snapshot import Live, Snapshot, compile_rules
+from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.service import Service
 
 CONF = """\
 listeners:
@@ -228,3 +240,204 @@ def test_it_never_disagrees_with_the_router(config: Config) -> None:
         assert (answer.route.name if answer.route else None) == (found.name if found else None)
         names = [name for name, _, _ in answer.losing]
         assert sorted([*names, *([found.name] if found else [])]) == sorted(route.name for route in config.routes)
+
+
+# ---- names, asked of DNS once
+
+NAMED = """\
+listeners: {{web: {{bind: ":8080", protocol: http}}}}
+routes: [{{host: far.test, service: far}}, {{host: srv.test, service: srv}}, {{service: web}}]
+services:
+  web: {{endpoints: ["10.0.0.1:80", {{address: "db.test:81", backup: true}}], dns: "web.test:8080", health: {{tcp: {{}}}}}}
+  srv: {{dns: {{name: _http._tcp.srv.test, type: SRV}}}}
+  far: {{external_name: "far.test:8080"}}
+resolver: {{nameservers: "{server}", timeout: 100ms}}
+"""
+
+
+@pytest.fixture
+def dns() -> Iterator[ScriptedDns]:
+    with ScriptedDns() as server:
+        yield server
+
+
+def ask_with_names(dns: ScriptedDns, url: str) -> Answer:
+    config = load_text(NAMED.format(server=dns.nameserver))
+    return explain(config, question("GET", url, (), "192.0.2.7"), 0.0, asked_now(config.resolver))
+
+
+def test_names_are_resolved_now(dns: ScriptedDns) -> None:
+    dns.says("web.test", "A", peer.addresses("10.0.1.1", "10.0.1.2"))
+    dns.says("web.test", "AAAA", peer.nodata("test"))
+    dns.says("db.test", "A", peer.servfail())
+    dns.says("db.test", "AAAA", peer.addresses("2001:db8::1"))
+    answer = ask_with_names(dns, "http://x:8080/")
+    assert answer.found
+    lines = text(answer)
+    assert sorted(line for line in lines if line.startswith("endpoint")) == [
+        "endpoint   10.0.0.1:80 (weight 1, 33 %)", "endpoint   10.0.1.1:8080 of web.test (weight 1, 33 %)",
+        "endpoint   10.0.1.2:8080 of web.test (weight 1, 33 %)", "endpoint   [2001:db8::1]:81 of db.test (backup)"]
+    names = [line for line in lines if line.startswith("name ")]
+    assert "name       web.test A: 10.0.1.1, 10.0.1.2" in names
+    assert any(line.startswith("name       db.test A: SERVFAIL") for line in names)
+    assert "health     not asked here: --live tells what the running proxy knows" in lines
+
+
+def test_the_targets_of_srv_records_are_resolved_too(dns: ScriptedDns) -> None:
+    dns.says("_http._tcp.srv.test", "SRV", peer.records("_http._tcp.srv.test. 60 SRV 1 5 8001 one.test.",
+                                                        "_http._tcp.srv.test. 60 SRV 2 1 8002 two.test."))
+    for name, address in (("one.test", "10.0.0.1"), ("two.test", "10.0.0.2")):
+        dns.says(name, "A", peer.addresses(address))
+        dns.says(name, "AAAA", peer.nodata("test"))
+    found = [line for line in text(ask_with_names(dns, "http://srv.test:8080/")) if line.startswith("endpoint")]
+    assert found == ["endpoint   10.0.0.1:8001 of one.test (weight 5, 100 %)", "endpoint   10.0.0.2:8002 of two.test (backup)"]
+
+
+def test_an_external_name_becomes_the_host(dns: ScriptedDns) -> None:
+    dns.says("far.test", "A", peer.addresses("10.0.0.1"))
+    dns.says("far.test", "AAAA", peer.nodata("test"))
+    assert "host       far.test:8080 -> far.test:8080" in text(ask_with_names(dns, "http://far.test:8080/"))
+
+
+@pytest.mark.parametrize(("act", "why"), [
+    (peer.nxdomain("test"), "no such name"), (peer.servfail(), "SERVFAIL"), (peer.silence(), "")])
+def test_a_name_that_is_not_resolved(dns: ScriptedDns, act: Any, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "RESOLVING", 1.0)
+    for rdtype in ("A", "AAAA"):
+        dns.says("far.test", rdtype, act)
+    answer = ask_with_names(dns, "http://far.test:8080/")
+    assert not answer.found and answer.reply is not None and answer.reply[0] == 503
+    assert "no name of the service could be resolved" in answer.problem and why in answer.problem
+    assert any(line.startswith("name       far.test A: ") and why in line for line in text(answer))
+
+
+# ---- a running proxy
+
+class Kept:
+    """A registry: services of the configuration, on a loop that nobody runs."""
+
+    def __init__(self, config: Config) -> None:
+        loop: Any = SimpleNamespace(call_later=lambda *_: SimpleNamespace(cancel=lambda: None))
+        self.events = Events()
+        self.discoveries: dict[str, Any] = {}
+        self.services = {name: Service(loop, service, random.Random(0), None, self.events)
+                         for name, service in config.services.items()}
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def live() -> Callable[..., tuple[Service, Ask]]:
+    """The service `app` of a running proxy, and how to ask it."""
+    def start(**parts: Any) -> tuple[Service, Ask]:
+        three = tuple(model.EndpointAddress(f"10.0.0.{i}", 80) for i in (1, 2, 3))
+        service = replace(model.Service("app", three), **parts)
+        config = Config({"web": model.Listener("web", (model.Bind("", 8080),), "http")},
+                        (model.Route("all", service=(model.WeightedService("app"),)),), {"app": service})
+        kept = Kept(config)
+        running = Running(Live(Snapshot(config, kept.services, compile_rules(config))), {}, (), kept)
+
+        def ask(client: str = "192.0.2.7", *fields: str) -> Any:
+            return explain_running(running, {"url": ["http://a:8080/"], "from": [client], "header": list(fields)})
+
+        return kept.services["app"], ask
+
+    return start
+
+
+def test_nothing_moves_in_a_running_proxy(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(affinity=model.Affinity(model.ClientIp(60.0)))
+    turns = []
+    for _ in range(6):
+        member = service.pick()
+        assert member is not None
+        turns.append(member.address)
+        answer = ask()
+        assert answer["found"] and answer["chosen"] is None and answer["choice"] == "any of those with a share, by weight"
+    assert turns == turns[:3] * 2 and len(set(turns)) == 3
+    assert service.affinity_size == 0 and [m.total for m in service.view.members] == [0, 0, 0]
+
+
+def test_states_and_their_reasons(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(health=model.Health(tcp=model.TcpProbe(), fall=1))
+    one, two, three = service.view.members
+    service.missed(one, "connection refused")
+    service.administer(two.address, DRAINING)
+    answer = ask()
+    assert [(e["address"], e["state"], e["share"]) for e in answer["endpoints"]] == [
+        (three.address, "checking", 1.0), (one.address, "down", 0.0), (two.address, "draining", 0.0)]
+    lines = answer["text"]
+    assert any(line.startswith("endpoint   10.0.0.3:80 (weight 1, 100 %) checking ") and
+               line.endswith(": not probed yet  <- this request: no other takes any") for line in lines)
+    assert any(line.startswith("endpoint   10.0.0.1:80 (weight 1) down ") and
+               line.endswith(": 1 probe failed: connection refused") for line in lines)
+    service.missed(three, "timeout")
+    answer = ask()
+    assert not answer["found"] and answer["reply"]["status"] == 503
+    assert "no endpoint is ready: 2 down, 1 draining" in answer["problem"]
+    assert service.view.members[0].state == DOWN
+
+
+def test_a_bound_client_stays(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(affinity=model.Affinity(model.ClientIp(60.0)))
+    member = service.pick_for("192.0.2.7", None, 0)
+    assert member is not None
+    for state in ("", DRAINING):
+        service.administer(member.address, state)
+        answer = ask()
+        assert (answer["chosen"], answer["choice"]) == (member.address, "its client is bound to it")
+        assert ask("192.0.2.8")["chosen"] is None
+    service.administer(member.address, "disabled")
+    assert ask()["chosen"] is None and service.affinity_size == 1
+
+
+def test_a_cookie_binds_as_well(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(affinity=model.Affinity(cookie=model.AffinityCookie(secret="x")))
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 65536, 100)
+    assert head is not None
+    cookie = service.cookie_for("192.0.2.7", head, service.view.members[1], (), False).split(b";")[0].decode()
+    assert ask("192.0.2.9", f"Cookie: {cookie}")["chosen"] == "10.0.0.2:80"
+    assert ask("192.0.2.9", "Cookie: edge=nonsense")["chosen"] is None
+
+
+@pytest.mark.parametrize("slow", [0.0, 60.0])
+def test_a_hash_says_what_the_running_picker_says(live: Callable[..., tuple[Service, Ask]], slow: float) -> None:
+    service, ask = live(balance=model.Balance("source-hash"), slow_start=slow)
+    service.administer("10.0.0.1:80", "disabled")
+    service.supply([target("10.0.1.1", 80)], "")
+    service.administer("10.0.0.2:80", "disabled")
+    service.administer("10.0.0.2:80", "")
+    assert (max(m.handicap for m in service.view.members) > 0) is (slow > 0)
+    from edgeproxy.session.hashing import client_key
+    for host in range(1, 100):
+        client = f"192.0.2.{host}"
+        member = service.pick(client_key(client))
+        assert member is not None and ask(client)["chosen"] == member.address
+
+
+def test_what_leaves_is_shown_and_gets_nothing(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live()
+    service.supply([target("10.0.1.1", 80)], "")
+    service.enter(service.view.members[3])
+    service.supply([], "")
+    last = ask()["endpoints"][-1]
+    assert (last["address"], last["state"], last["share"], last["active"]) == ("10.0.1.1:80", "draining", 0.0, 1)
+
+
+def test_full_endpoints_are_not_promised(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(limits=model.ServiceLimits(per_endpoint=1))
+    for member in service.view.members:
+        service.enter(member)
+    answer = ask()
+    assert not answer["found"] and "every endpoint is at its limit" in answer["problem"]
+
+
+@pytest.mark.parametrize("query", [{}, {"url": ["http://a/"], "x": ["1"]}, {"url": ["ftp://a/"]},
+                                   {"url": ["http://a/"], "header": ["x"]}, {"url": ["http://a/"], "from": ["x"]}])
+def test_a_question_that_is_none(live: Callable[..., tuple[Service, Ask]], query: Any) -> None:
+    kept = Kept(Config({}))
+    config = Config({"web": model.Listener("web", (model.Bind("", 8080),), "http")})
+    running = Running(Live(Snapshot(config, {}, compile_rules(config))), {}, (), kept)
+    with pytest.raises(ValueError):
+        explain_running(running, query)

@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_is_not_the_fault_of_the_others(here: Write) 
     here("a.yaml", LISTENERS + "routes: [{service: app}]\nodd: 1")
     here("b.yaml", SERVICES + "routes: [")
     assert told("a.yaml", "b.yaml", "c.yaml") == """\
-a.yaml:3:1: unknown key "odd"; known here: listeners, routes, services, access_log, shutdown
+a.yaml:3:1: unknown key "odd"; known here: listeners, routes, services, resolver, admin, access_log, shutdown
 b.yaml:2:10: expected a value here
 c.yaml: no such file or directory"""
 

@@ -205,10 +205,9 @@ def test_proxy_protocol_has_a_handshake() -> None:
       "without h2"]),
     ("protocol: h3", ['3:26: unknown value "h3"; write http, https, h2 or h2c']),
     ("send_proxy_protocol: v3", ['3:37: unknown value "v3"; write v1 or v2']),
-    ("health: {}, affinity: {}, dns: x, external_name: x, slow_start: 1s, nameservers: []", [
-        f'3:{column}: unknown key "{key}"; known here: endpoints, protocol, tls, send_proxy_protocol, balance, eject, limits, '
-        "timeouts, pool" for column, key in ((16, "health"), (28, "affinity"), (42, "dns"), (50, "external_name"), (68, "slow_start"),
-                                         (84, "nameservers"))]),
+    ("mirror: {}", [
+        '3:16: unknown key "mirror"; known here: endpoints, dns, external_name, host, nameservers, family, refresh, on_empty, '
+        "protocol, tls, send_proxy_protocol, balance, affinity, health, panic, slow_start, drain, eject, limits, timeouts, pool"]),
 ])
 def test_services_that_will_not_do(here: Path, keys: str, problems: list[str]) -> None:
     assert told('listeners: {l: {bind: ":80", protocol: http}}\n', f"services:\n  a: {{         {keys}}}\n") == problems

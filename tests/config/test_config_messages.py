@@ -36,8 +36,8 @@ routes:
     redirect: {host: b.example.com}
 services:
   app:
-    endpoints: [tomcat:8080, "10.0.0.1"]
-    health: {}
+    endpoints: [tom cat:8080, "10.0.0.1"]
+    helth: {}
   postgres: {endpoints: ["10.0.0.2:5432"]}
   app: {}
 """) == """\
@@ -80,14 +80,14 @@ conf.yaml:16:5: the same match as the route in line 14; join the two, or give on
 conf.yaml:18:5: a route has only one of service, redirect and respond; service is there already
       redirect: {host: b.example.com}
       ^
-conf.yaml:21:17: "tomcat" is a name: names are not resolved; write an IP address
-      endpoints: [tomcat:8080, "10.0.0.1"]
+conf.yaml:21:17: "tom cat" is not a name that DNS knows: letters, digits, - and _ between dots, at most 63 in a row and 253 in all
+      endpoints: [tom cat:8080, "10.0.0.1"]
                   ^
-conf.yaml:21:30: "10.0.0.1" has no port; write "10.0.0.1:80"
-      endpoints: [tomcat:8080, "10.0.0.1"]
-                               ^
-conf.yaml:22:5: unknown key "health"; known here: endpoints, protocol, tls, send_proxy_protocol, balance, eject, limits, timeouts, pool
-      health: {}
+conf.yaml:21:31: "10.0.0.1" has no port; write "10.0.0.1:80"
+      endpoints: [tom cat:8080, "10.0.0.1"]
+                                ^
+conf.yaml:22:5: unknown key "helth", did you mean "health"?
+      helth: {}
       ^
 conf.yaml:24:3: the service "app" is given twice, first in line 20
     app: {}
@@ -110,7 +110,7 @@ conf.yaml:24:3: the service "app" is given twice, first in line 20
        listeners:
                  ^"""),
     ("hello", """\
-     conf.yaml:1:1: expected a map with listeners, routes, services, access_log, shutdown, found "hello"
+     conf.yaml:1:1: expected a map with listeners, routes, services, resolver, admin, access_log, shutdown, found "hello"
        hello
        ^"""),
     ("listeners: {web: {}}", """\
@@ -140,7 +140,7 @@ conf.yaml:24:3: the service "app" is given twice, first in line 20
        listeners: {web: {bind: ':80', bind: ':81', protocol: http}}
                                       ^"""),
     ("x: &x {}\nlisteners: {web: {<<: *x}}", """\
-     conf.yaml:1:1: unknown key "x"; known here: listeners, routes, services, access_log, shutdown
+     conf.yaml:1:1: unknown key "x"; known here: listeners, routes, services, resolver, admin, access_log, shutdown
        x: &x {}
        ^
      conf.yaml:2:19: merge keys are not used here; write the keys out, or repeat a whole map by *NAME

@@ -60,7 +60,8 @@ def test_every_key_says_what_it_is(shape: MapOf) -> None:
 def test_every_field_of_the_model_can_be_written() -> None:
     reached = {shape.kind: {part.name for part in shape.parts.values()} for shape in schema.all_maps()}
     marks = {model.Form, model.Key, model.Only, model.OneOrList}
-    special = {model.Bind, model.PathMatch, model.Balance, model.Certificate}  # short forms; test_config_values.py writes all of them
+    special = {model.Bind, model.PathMatch, model.Balance, model.Certificate, model.Affinity, model.ExternalName,
+               model.Nameserver, model.StatusRange}  # short forms; test_config_values.py and test_config_discovery.py write all of them
     for kind in vars(model).values():
         if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in marks | special:
             names = {field.name for field in dataclasses.fields(kind)}
@@ -80,15 +81,26 @@ def test_defaults_of_the_schema_are_those_of_the_model() -> None:
                           (route, {"timeouts": "RouteTimeouts", "retry": "Retry"}),
                           (service,
                            {"eject": "Eject", "limits": "ServiceLimits", "timeouts": "ServiceTimeouts",
-                            "pool": "PoolLimits"})):
+                            "pool": "PoolLimits", "health": "Health"})):
         target.update({key: defaults(document[kind]) for key, kind in kinds.items()})
     listener["timeouts"].pop("half_closed")  # tcp and tls only
     listener["timeouts"].pop("handshake")  # there is none here
     service |= defaults(document["Service"])
-    written = {"listeners": {"l": listener}, "routes": [route], "services": {"s": service},
-               "access_log": defaults(document["AccessLog"]),
-               "shutdown": defaults(document["Shutdown"])}
-    short = 'listeners: {l: {bind: ":80", protocol: http}}\nroutes: [{service: s}]\nservices: {s: {endpoints: ["10.0.0.1:80"]}}'
+    service["health"] |= {"http": defaults(document["HttpProbe"])}
+    service["affinity"] = {"cookie": defaults(document["AffinityCookie"])}
+    service["balance"] = {"source-hash": defaults(document["SourceHash"])}
+    more = {"affinity": {"client_ip": defaults(document["ClientIp"])}, "protocol": "h2c",
+            "health": {"grpc": defaults(document["GrpcProbe"])}}
+    written = {"listeners": {"l": listener}, "routes": [route], "services": {"s": service, "t": more},
+               **{key: defaults(document[kind]) for key, kind in
+                  (("access_log", "AccessLog"), ("shutdown", "Shutdown"), ("resolver", "Resolver"))}}
+    short = """
+listeners: {l: {bind: ":80", protocol: http}}
+routes: [{service: s}]
+services:
+  s: {endpoints: ["10.0.0.1:80"], health: {http: {}}, affinity: {cookie: {}}, balance: source-hash}
+  t: {affinity: {client_ip: {}}, health: {grpc: {}}, protocol: h2c}
+"""
     assert load_text(json.dumps(written)) == load_text(short)
 
 
@@ -149,7 +161,14 @@ GOOD: dict[str, Any] = {
         "inner": {"protocol": "https", "endpoints": ["10.0.0.1:443"], "send_proxy_protocol": "v2",
                   "tls": {"verify": True, "ca": None, "server_name": "a.example", "client_cert": None}},
         "rpc": {"protocol": "h2c", "tls": None},
+        "found": {"dns": ["a.b:80", {"name": "_c._tcp.d.", "type": "SRV", "family": "v4", "refresh": 5, "on_empty": "keep"}],
+                  "external_name": "e.f:80", "endpoints": ["g.h:80"], "host": "pass", "nameservers": "10.0.0.1",
+                  "family": "v6", "refresh": "1m", "on_empty": "keep", "panic": True, "slow_start": "30s", "drain": 0,
+                  "balance": {"source-hash": {"ipv6_prefix": 64}}, "affinity": {"cookie": {"name": "c", "secret": "${S:-x}"}},
+                  "health": {"http": {"path": "/h?x", "method": "POST", "host": "a:1", "headers": {"a": "b"}, "body": "ok",
+                                      "status": [200, "300-399"]}, "interval": 1, "fall": 1, "initial": "down"}},
         "app2": {"balance": {"hash": {"header": "x-user"}}, "endpoints": []}, "app3": {"balance": {"hash": "path"}}},
+    "resolver": {"nameservers": ["10.0.0.1", "[::1]:53"], "min_ttl": 0.5}, "admin": {"bind": "unix:/run/a.sock"},
     "access_log": {"path": "-", "format": "off"}, "shutdown": {"drain": "30s"},
 }
 
@@ -193,6 +212,15 @@ def test_a_good_file_is_good_for_both(validator: Any) -> None:
     (("services", "app", "endpoints", 0), {}), (("services", "app", "endpoints", 1, "weight"), 1.5),
     (("services", "app", "endpoints", 1, "backup"), "yes"), (("services", "app", "health"), {}),
     (("services", "app", "eject", "duration"), "1s"), (("services", "app"), None),
+    (("services", "found", "dns"), []), (("services", "found", "dns", 1, "type"), "MX"), (("services", "found", "dns", 0), {}),
+    (("services", "found", "dns", 1, "port"), 0), (("services", "found", "family"), 4), (("services", "found", "host"), "keep"),
+    (("services", "found", "external_name"), []), (("services", "found", "nameservers"), []),
+    (("services", "found", "affinity"), {}), (("services", "found", "affinity"), {"client_ip": {"timeout": 86401}}),
+    (("services", "found", "affinity"), {"client_ip": {}, "cookie": {}}), (("services", "found", "health", "grpc"), {}),
+    (("services", "found", "health", "tcp"), {}), (("services", "found", "health", "http"), None),
+    (("services", "found", "health", "http", "path"), 1), (("services", "found", "health", "rise"), 0),
+    (("services", "found", "balance"), {"source-hash": {"ipv6_prefix": 0}}), (("services", "found", "panic"), 1),
+    (("resolver", "nameservers"), []), (("resolver", "max_ttl"), 0), (("admin",), {}), (("admin", "bind"), None),
     (("access_log", "format"), "xml"), (("shutdown",), "30s"), (("listeners",), None),
 ])
 def test_what_is_wrong_is_wrong_for_both(validator: Any, way: Way, value: object) -> None:

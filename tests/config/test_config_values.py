@@ -131,7 +131,8 @@ def test_endpoints() -> None:
 
 
 @pytest.mark.parametrize(("text", "hint"), [
-    ("tomcat:8080", "names are not resolved"), ("tomcat-service.dev.svc:80", "names are not resolved"),
+    ("tom cat:8080", "not a name"), ("tomcat/x:8080", "not a name"), ("a..b:80", "not a name"), ("tomcat", "no port"),
+    ("1.2.3:80", "not an IP address"), ("[fe80::1%eth0]:80", "zone"), ("bücher.de:80", "xn--bcher-kva.de"),
     (":80", '"127.0.0.1:80"'), ("10.0.0.1", '"10.0.0.1:80"'), ("10.0.0.1:0", "1 to 65535"),
     ("http://10.0.0.1:80", "not a URL"), ("0.0.0.0:80", "connected to"), ("10.0.0.1:80/x", "no path"),
     ("[::1]", "no port"), ("::1:80", "brackets"), ("10.0.0.1:http", "not a port"), ("unix:", "path of the socket"),

@@ -55,7 +55,8 @@ def test_unary(line: Line) -> None:
     for size in (0, 1, 100, 16_384, 70_000, 3 * MEBIBYTE):
         assert line.stub.unary(b"x" * size, timeout=20) == b"x" * size
     logged = line.proxy.logged(6)
-    assert {(entry["status"], entry["outcome"], entry["protocol"]) for entry in logged} == {(200, "ok", "HTTP/2.0")}
+    assert {(entry["status"], entry["outcome"], entry["protocol"], entry["grpc_status"]) for entry in logged} == {
+        (200, "ok", "HTTP/2.0", 0)}
 
 
 def test_metadata_both_ways(line: Line) -> None:
@@ -134,6 +135,7 @@ def test_an_unknown_method(line: Line) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         line.channel.unary_unary("/test.Bytes/Nothing")(b"", timeout=10)
     assert isinstance(caught.value, grpc.Call) and caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert line.proxy.entry()["grpc_status"] == 12, "without trailers: in the head"
 
 
 def test_big_messages_and_a_slow_reader(line: Line) -> None:

@@ -51,6 +51,7 @@ def test_an_endpoint_that_closes_behind_each_answer(
         assert failed == []
     doubled = {target: times for target, times in closer.seen.items() if times > 1}
     assert doubled == {}
+    print(f"\n{method}: {rounds} rounds, {len(failed)} failed, {len(doubled)} doubled")
     # A POST that may have been carried out is not sent again, so it may fail in this race: told, and told why.
     assert {status for _, status in failed} <= {502}
     assert {number for number, _ in failed} == {
@@ -136,3 +137,25 @@ def test_the_second_try_goes_to_a_fresh_channel(edge: StartEdge, stage: StartSta
     assert all(channel.quiet(0.01) for channel in channels if channel.sock.fileno() >= 0), "the others were left alone"
     line = proxy.logged(1, lambda line: line["path"] == "/again")[0]
     assert [attempt["reason"] for attempt in line["attempts"]] == ["stale"]
+
+
+@pytest.mark.parametrize(("method", "key"), [("PUT", ""), ("POST", "Idempotency-Key: 7")])
+def test_what_may_be_repeated_goes_again_with_its_whole_body(
+        edge: StartEdge, actor: StartActor, dial: Dial, method: str, key: str) -> None:
+    """The race with a body: it is still there, up to 64 KiB, for the second time."""
+    def script(wire: Wire) -> None:
+        request = wire.request()
+        wire.answer(request.body)
+        wire.more()
+        wire.reset()
+
+    endpoint, port = actor(script), free_port()
+    proxy = edge(web(port, endpoint.port, service="eject: {failures: 0}"))
+    client = dial(port)
+    for number in range(100):
+        body = f"{number}".encode() * 1000
+        client.get(f"/{number}", "x.invalid", f"Content-Length: {len(body)}", *([key] if key else []), method=method)
+        client.send(body)
+        answer = client.response()
+        assert (answer.status, answer.body) == (200, body)
+    assert all([a["reason"] for a in line["attempts"]] == ["stale"] for line in proxy.logged(100)[1:])

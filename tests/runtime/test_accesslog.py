@@ -42,7 +42,7 @@ def Ended(head: RequestHead | None = None, **words: Any) -> ExchangeRecord:  # n
         "head": head, "started": 10.0, "ended": 10.003123, "client": "192.0.2.7", "status": 200, "bytes_in": 0,
         "bytes_out": 1234, "queue_s": -1.0, "connect_s": -1.0, "first_byte_s": 0.00234, "listener": "web",
         "route": "site", "service": "app", "endpoint": "10.0.0.5:80", "attempts": (), "reused": True, "outcome": OK,
-        "request_id": "0011", "traceparent": "", "cause": "", "sni": "", "tls": ""}
+        "request_id": "0011", "traceparent": "", "cause": "", "sni": "", "tls": "", "grpc_status": -1}
     for name, value in (ordinary | words).items():
         setattr(record, name, value)
     return record
@@ -70,6 +70,14 @@ def test_an_ordinary_exchange() -> None:
         '"bytes_out":1234,"duration_ms":3.123,"queue_ms":null,"connect_ms":null,"first_byte_ms":2.340,"listener":"web",'
         '"route":"site","service":"app","endpoint":"10.0.0.5:80","attempts":[],"reused":true,"outcome":"ok",'
         '"phase":"done","request_id":"0011","traceparent":""}\n')
+
+
+def test_a_grpc_answer_tells_its_status() -> None:
+    line = one(json_lines().http(Ended(head(), grpc_status=0)))
+    assert line["grpc_status"] == 0 and list(line)[-3:] == ["grpc_status", "request_id", "traceparent"]
+    line = one(json_lines().http(Ended(head(), grpc_status=14, status=502, tls="TLSv1.3", sni="a",
+                                       outcome=Outcome("connect_refused", Phase.CONNECT))))
+    assert (line["status"], line["outcome"], line["grpc_status"]) == (502, "connect_refused", 14)
 
 
 def test_a_failed_exchange_tells_its_tries_and_phases() -> None:

@@ -211,6 +211,32 @@ def test_a_refused_expectation_resets_the_stream_alone(run: Run) -> None:
 
 
 @both_loops
+def test_the_status_of_a_grpc_answer_is_known(run: Run) -> None:
+    async def main() -> None:
+        async with H2World(Endpoint()) as w:
+            talk = None
+            for number, (fields, trailers, status) in enumerate([
+                    ({}, {"x": "1", "grpc-status": "5", "grpc-message": "grpc-status: 3"}, 5), ({}, {"grpc-status": "0"}, 0),
+                    ({"grpc-status": "12"}, {}, 12), ({}, {}, -1), ({}, {"x-grpc-status": "5"}, -1),
+                    ({}, {"grpc-status": "of no use"}, -1), ({"grpc-status": "-1"}, {}, -1)]):
+                exchange = Asker(w).ask(POST)
+                talk = talk or await h2_accepted(w.places[0])
+                asked = await talk.request(number)
+                await talk.head(asked.stream, 200, not trailers, **fields)
+                if trailers:
+                    await talk.body(asked.stream, b"abc")
+                    await talk.tail(asked.stream, **trailers)
+                await w.ends(number + 1)
+                assert (exchange.status, exchange.outcome, exchange.grpc_status) == (200, OK, status)
+        async with H2World(Refusing()) as w:
+            exchange = Asker(w).ask(POST.replace(b"Host", b"Content-Type: application/grpc\r\nHost"))
+            await w.ends()
+            assert (exchange.status, exchange.grpc_status) == (502, 14), "one that the proxy says itself"
+
+    run(main)
+
+
+@both_loops
 def test_an_early_answer_is_whole(run: Run) -> None:
     async def main() -> None:
         async with H2World(Endpoint()) as w:

@@ -76,6 +76,22 @@ def test_a_request_goes_through_and_its_answer_back(run: Run) -> None:
 
 
 @both_loops
+def test_an_http1_endpoint_is_told_that_a_post_has_no_body(run: Run) -> None:
+    async def main() -> None:
+        async with H2Web(Endpoint()) as web:
+            client = await web.opened_talk()
+            stream = await client.ask(method="POST")
+            endpoint = await place(web)
+            assert (await endpoint.serve()).fields["content-length"] == "0"
+            assert (await client.answer(stream)).status == 200
+            stream = await client.ask(method="DELETE")
+            assert "content-length" not in (await endpoint.serve()).fields
+            assert (await client.answer(stream)).status == 200
+
+    run(main)
+
+
+@both_loops
 def test_requests_in_a_row_and_at_once_have_ids_of_their_own(run: Run) -> None:
     async def main() -> None:
         async with H2Web(Endpoint()) as web:

@@ -10,6 +10,7 @@ import pytest
 
 from edgeproxy.config import model
 from edgeproxy.errors import Kind, ProxyError
+from edgeproxy.upstream import binding, condition, roster
 from edgeproxy.upstream import service as service_module
 from edgeproxy.upstream.pool import Member
 from edgeproxy.upstream.service import Service
@@ -52,7 +53,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(service_module, "monotonic", lambda: clock.now)
+    for module in (service_module, condition, roster, binding):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     return clock
 
 
@@ -61,7 +63,7 @@ def config(*endpoints: str, **parts: Any) -> model.Service:
     addresses = []
     for text in endpoints:
         name, _, weight = text.rstrip("?").partition("*")
-        addresses.append(model.EndpointAddress(name, 80, weight=int(weight or 1), backup=text.endswith("?")))
+        addresses.append(model.EndpointAddress(f"::{name}", 80, weight=int(weight or 1), backup=text.endswith("?")))
     return model.Service("back", tuple(addresses), **parts)
 
 
@@ -71,11 +73,11 @@ def made(clock: Clock, *endpoints: str, **parts: Any) -> Service:
 
 
 def named(service: Service, name: str) -> Member:
-    return next(m for m in service.view.members if m.endpoint.host == name)
+    return next(m for m in service.view.members if m.endpoint.host == f"::{name}")
 
 
 def picks(service: Service, count: int, **parts: Any) -> str:
-    return "".join(m.endpoint.host if (m := service.pick(**parts)) else "-" for _ in range(count))
+    return "".join(m.endpoint.host[2:] if (m := service.pick(**parts)) else "-" for _ in range(count))
 
 
 def ready(member: Member) -> bool:
@@ -164,14 +166,14 @@ class Guest:
 
     def __init__(self, service: Service, name: str, log: list[str]) -> None:
         self.name, self.log, self.service = name, log, service
-        self.waiter = service.wait(0, (), self.called)
+        self.waiter = service.wait(service.pick, self.called)
 
     def called(self, place: Member | ProxyError) -> None:
         if isinstance(place, ProxyError):
             self.log.append(f"{self.name}: {place.kind.word}")
         else:
             self.service.enter(place)
-            self.log.append(f"{self.name}: {place.endpoint.host}")
+            self.log.append(f"{self.name}: {place.endpoint.host[2:]}")
 
 
 def crowded(clock: Clock, queue: int = 3) -> tuple[Service, list[str], list[Guest]]:
@@ -192,7 +194,7 @@ def test_first_come_first_served(clock: Clock) -> None:
 def test_a_full_queue_takes_nobody(clock: Clock) -> None:
     service, log, _ = crowded(clock)
     assert Guest(service, "late", log).waiter is None
-    assert made(clock, "a").wait(0, (), print) is None, "no queue by default"
+    assert made(clock, "a").wait(lambda: None, print) is None, "no queue by default"
 
 
 def test_who_leaves_gives_the_place_up(clock: Clock) -> None:
@@ -225,7 +227,7 @@ def test_who_waited_in_vain_may_queue_again_at_once(clock: Clock) -> None:
         log.append("again")
         assert Guest(service, "new", log).waiter is not None
 
-    assert service.wait(0, (), again) is not None
+    assert service.wait(service.pick, again) is not None
     clock.advance(5.0)
     service.leave(named(service, "a"))
     assert log == ["again", "new: a"]
@@ -271,11 +273,13 @@ def test_endpoints_that_leave_are_picked_no_more_and_finish(clock: Clock) -> Non
     service.enter(a)
     service.failed(a, Kind.RESET)
     service.apply(config("b"))
-    assert set(picks(service, 4)) == {"b"} and clock.open() == 0
+    assert set(picks(service, 4)) == {"b"} and clock.open() == 1, "one looks whether it has finished"
     service.leave(a)
     assert a.active == 0
     service.apply(config("a", "b"))
-    assert named(service, "a") is not a and named(service, "a").ready
+    assert named(service, "a") is a and a.state == "ejected", "it comes back as it left"
+    clock.advance(10.1)
+    assert ready(a) and clock.open() == 0
 
 
 def test_what_an_endpoint_that_left_still_does_wrong_is_nobodys_business(
@@ -303,7 +307,7 @@ def test_failures_eject_for_a_while(clock: Clock, caplog: pytest.LogCaptureFixtu
     assert ready(a)
     service.failed(a, Kind.CONNECT_REFUSED)
     assert not ready(a) and set(picks(service, 4)) == {"b"}
-    assert "a:80" in caplog.text and "connect_refused" in caplog.text
+    assert "[::a]:80" in caplog.text and "connect_refused" in caplog.text
     clock.advance(4.9)
     assert not ready(a)
     clock.advance(0.2)
