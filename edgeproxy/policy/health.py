@@ -49,10 +49,12 @@ class ActiveHealth:
         self._rise = rise
         self._trusted = trusted
 
-    def begin(self, state: EndpointState, now: float) -> bool:
-        """There are probes for it from now on. What they found before is kept."""
-        state.probed = True
-        state.trusted = self._trusted
+    def begin(self, state: EndpointState, now: float, serving: bool = False) -> bool:
+        """There are probes for it from now on. What they found before is kept. `serving`: it has taken traffic without
+        probes until now, and goes on with that until they have found something."""
+        if not state.probed:
+            state.probed = True
+            state.trusted = self._trusted or serving
         return derive(state, now, "not probed yet")
 
     def end(self, state: EndpointState, now: float) -> bool:

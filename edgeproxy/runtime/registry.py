@@ -13,7 +13,7 @@ from edgeproxy.config import model
 from edgeproxy.net.poller import Poller
 from edgeproxy.net.sockets import close_listening, listen
 from edgeproxy.upstream.events import Events
-from edgeproxy.upstream.probing import Probing
+from edgeproxy.upstream.probing import Probing, Spacing
 from edgeproxy.upstream.roster import UNASKED, is_named
 from edgeproxy.upstream.service import Service
 from edgeproxy.upstream.tls import ClientTls
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 class Registry:
     __slots__ = ("sockets", "services", "discoveries", "probings", "events", "_loop", "_poller", "_rng", "_resolver",
-                 "_resolver_config")
+                 "_resolver_config", "_spacing")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller) -> None:
         self.sockets: dict[model.Bind, list[socket.socket]] = {}
@@ -38,6 +38,7 @@ class Registry:
         self._loop = loop
         self._poller = poller
         self._rng = random.Random()
+        self._spacing = Spacing()
         self._resolver: Resolver | None = None
         self._resolver_config = model.Resolver()
 
@@ -114,7 +115,7 @@ class Registry:
         elif probing is not None:
             probing.apply()
         else:
-            probing = self.probings[name] = Probing(self._loop, self._poller, service, self._rng)
+            probing = self.probings[name] = Probing(self._loop, self._poller, service, self._rng, self._spacing)
             service.followed = probing.follow
             probing.follow()
 

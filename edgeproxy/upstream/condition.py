@@ -52,10 +52,11 @@ class Condition(Roster):
         before = self._active
         self._active = None if health is None else ActiveHealth(health.fall, health.rise, health.initial == "up")
         for member in self.everyone:
+            ready = member.ready
             if self._active is not None:
-                self._active.begin(member, now)
-            elif before is not None:
-                before.end(member, now)
+                self._active.begin(member, now, serving=True)
+            elif before is not None and before.end(member, now):
+                self._changed(member, ready)
 
     # ---- members come and go
 

@@ -269,17 +269,17 @@ class Visitors:
         eventually(lambda: self.seen(began) >= set(who), f"requests are answered by {who}", seconds)
 
     def until_only(self, *who: str, seconds: float = PATIENCE) -> None:
-        """Wait until the last forty requests were answered by all of these and by nobody else."""
+        """Wait until the last twenty requests were answered by all of these and by nobody else."""
         began = time.monotonic()
 
         def settled() -> bool:
-            last = [visit.who for visit in tuple(self.visits)[-40:] if visit.began > began]
-            return len(last) >= 40 and set(last) == set(who)
+            last = [visit.who for visit in tuple(self.visits)[-20:] if visit.began > began]
+            return len(last) >= 20 and set(last) == set(who)
 
         try:
             eventually(settled, f"requests are answered by {who} only", seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}: {Counter(visit.who for visit in self.visits[-40:])}") from None
+            raise AssertionError(f"{error}: {Counter(visit.who for visit in self.visits[-20:])}") from None
 
     # ---- asking
 
@@ -318,7 +318,7 @@ class Visitors:
             why = re.search(rb"\r\nproxy-status: ([^\r]*)\r\n", head, re.IGNORECASE)
             self.visits.append(Visit(began, time.monotonic() - began, status, body.decode().strip(),
                                      why[1].decode() if why else ""))
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # in step they would meet the same endpoints
             if self._once or re.search(rb"\r\nconnection: close\r\n", head, re.IGNORECASE):
                 return
 
