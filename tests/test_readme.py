@@ -207,6 +207,6 @@ def test_the_guide_explains_every_outcome_and_phase() -> None:
             and not rows[kind.word].startswith(f"{kind.status},")] == []
 
 
-@pytest.mark.parametrize(("page", "most"), [("README.md", 250), ("docs/guide.md", 920)])
+@pytest.mark.parametrize(("page", "most"), [("README.md", 250), ("docs/guide.md", 1150)])
 def test_pages_stay_short(page: str, most: int) -> None:
     assert len(text(page).splitlines()) <= most

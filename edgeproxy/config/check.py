@@ -16,7 +16,7 @@ from edgeproxy.config.certificates import cautions
 from edgeproxy.config.forms import show_duration
 from edgeproxy.config.model import Bind, Config, EndpointAddress, Listener, Route, Service
 from edgeproxy.config.places import find
-from edgeproxy.config.problem import Problem
+from edgeproxy.config.problem import Problem, quoted
 from edgeproxy.config.shapes import Entry
 
 Places = Mapping[tuple[type, str], Entry]
@@ -40,7 +40,7 @@ def warnings(config: Config, places: Places | None = None, now: float | None = N
     """All warnings, with `more`, in the order of the files. `now` is unix seconds; without it no date is judged."""
     placed = []
     for found in (*_idle_parts(config), *_weights(config), *_shadowed(config), *_circles(config), *_https(config),
-                  *_probes(config), *_external(config), *_secrets(config), *_certificates(config, now), *more):
+                  *_probes(config), *_external(config), *_secrets(config), *_cookies(config), *_certificates(config, now), *more):
         entry = (places or {}).get((found.kind, found.name))
         if entry is None:
             placed.append((0, Problem("", 0, 0, found.message, level="warning")))
@@ -256,6 +256,25 @@ def _secrets(config: Config) -> Iterator[Found]:
         if cookie is not None and cookie.secret is not None and len(cookie.secret) < 16:
             yield Found(Service, name, ("affinity", "cookie", "secret"), "a secret this short can be guessed: who does "
                         "so chooses the endpoint; write 16 characters or more")
+
+
+def _cookies(config: Config) -> Iterator[Found]:
+    """Services on one host whose cookies have one name: a browser keeps one of them, for all paths."""
+    hosts: dict[str, set[str]] = defaultdict(set)
+    for route in config.routes:
+        for part in route.service:
+            hosts[part.name].update(route.host or ("",))
+    first: dict[str, list[str]] = defaultdict(list)
+    for name, service in config.services.items():
+        if service.affinity is None or service.affinity.cookie is None or name not in hosts:
+            continue
+        cookie = service.affinity.cookie.name
+        rival = next((other for other in first[cookie]
+                      if hosts[other] & hosts[name] or "" in hosts[other] | hosts[name]), None)
+        if rival is not None:
+            yield Found(Service, name, ("affinity", "cookie"), f"the service {quoted(rival)} sets a cookie {quoted(cookie)} "
+                        "on the same host, and a browser keeps only one of them: give one another name")
+        first[cookie].append(name)
 
 
 def _certificates(config: Config, now: float | None) -> Iterator[Found]:

@@ -7,6 +7,8 @@ that fails every second request is no good either. A success after an ejection e
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from edgeproxy.policy.endpoint import CHECKING, DISABLED, DOWN, DRAINING, EJECTED, UP, EndpointState
 
 LONGEST = 300.0
@@ -35,6 +37,18 @@ def derive(state: EndpointState, now: float, reason: str = "") -> bool:
     state.reason = reason
     state.since = now
     return True
+
+
+def keeps_bound(state: EndpointState, now: float) -> bool:
+    """Whether the clients that are bound to it by affinity stay: it takes work, or it drains and still serves."""
+    return state.ready or state.state == DRAINING and state.proven is not False and now >= state.ejected_until
+
+
+def longest_ejected(states: Iterable[EndpointState], now: float) -> EndpointState | None:
+    """What is held against it is the oldest. None is given back within a second: two that are both dead would take
+    turns with every few requests."""
+    some = [s for s in states if s.state == EJECTED and s.weight > 0 and now - s.since >= 1.0]
+    return min(some, key=lambda s: s.since, default=None)
 
 
 class ActiveHealth:
@@ -130,6 +144,10 @@ class PassiveHealth:
         sign of recovery."""
         if state.ready:
             state.ejections = 0
+
+    def unreachable(self, state: EndpointState, now: float) -> None:
+        """A draining endpoint could not even be connected to: the clients that are bound to it go elsewhere."""
+        state.ejected_until = now + self._duration
 
     def restore(self, state: EndpointState, now: float) -> bool:
         """End an ejection whose time is over. True: the endpoint takes traffic again from now on."""

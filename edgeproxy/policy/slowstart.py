@@ -143,12 +143,8 @@ class RampingChoices(Ramping):
         self._better = picker.better
 
     def first(self, key: int, /) -> EndpointState:
-        one = self._candidate()
-        for _ in range(4):
-            other = self._candidate()
-            if other is not one:
-                return self._better(one, other)
-        return one
+        one, other = self._candidate(), self._candidate()  # drawn until it differs, it would be the ramping one of two
+        return one if other is one else self._better(one, other)
 
     def _candidate(self) -> EndpointState:
         order, draw = self._order, self._random

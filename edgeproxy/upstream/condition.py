@@ -12,9 +12,9 @@ from collections import Counter
 from time import monotonic
 
 from edgeproxy.config import model
-from edgeproxy.errors import Kind, ProxyError, Side
+from edgeproxy.errors import Kind, ProxyError, RetryClass, Side
 from edgeproxy.policy.endpoint import DOWN, DRAINING, EJECTED
-from edgeproxy.policy.health import ActiveHealth, PassiveHealth, derive
+from edgeproxy.policy.health import ActiveHealth, PassiveHealth, derive, keeps_bound, longest_ejected
 from edgeproxy.policy.picker import Picker
 from edgeproxy.policy.slowstart import Ramping, SlowStart, ramping
 from edgeproxy.upstream.events import Events
@@ -76,6 +76,9 @@ class Condition(Roster):
                 self._before = self.view.primary
             self._start_slowly(member, now)
 
+    def lingers(self, member: Member, was_ready: bool) -> None:
+        self._changed(member, was_ready)
+
     def departed(self, member: Member) -> None:
         timer = self._restores.pop(member, None)
         if timer is not None:
@@ -88,6 +91,8 @@ class Condition(Roster):
         """A probe was answered well."""
         ready = member.ready
         if self._active is not None and self._active.passed(member, monotonic()):
+            if member.state == EJECTED:
+                member.reason = "its probes pass again, but requests have failed"
             self._changed(member, ready)
 
     def missed(self, member: Member, why: str) -> None:
@@ -101,21 +106,36 @@ class Condition(Roster):
             self._passive.succeeded(member, monotonic())
 
     def failed(self, member: Member, kind: Kind) -> None:
-        """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready."""
+        """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready.
+
+        Where that one fails as others have, it changes places with the one that was ejected the longest ago: that may
+        be back, and with each request trying the dead one first the budget for retries would soon be used up.
+        """
+        now = monotonic()
+        if member.state == DRAINING and kind.retry is RetryClass.CONNECT:
+            self._passive.unreachable(member, now)
         if kind.side is Side.PROXY or self._known.get(member.address) is not member:
             return  # not its fault; or it has left the configuration, and what it still does is nobody's business
         member.failed += 1
-        now = monotonic()
         others = sum(m.ready and m is not member and m.weight > 0 for m in self.view.members)
-        if self._passive.failed(member, now, others, kind.word):
+        spare = longest_ejected(self.view.members, now) if not others else None
+        if self._passive.failed(member, now, others + (spare is not None), kind.word):
             self._changed(member, True)
             self._restore_in(member, member.ejected_until - now)
+            if spare is not None:
+                spare.ejected_until = now
+                self._restore(self._known[spare.address])
 
     def _restore_in(self, member: Member, seconds: float) -> None:
+        timer = self._restores.get(member)
+        if timer is not None:
+            timer.cancel()
         self._restores[member] = self._loop.call_later(max(0.0, seconds), self._restore, member)
 
     def _restore(self, member: Member) -> None:
-        self._restores.pop(member, None)
+        timer = self._restores.pop(member, None)
+        if timer is not None:
+            timer.cancel()
         now = monotonic()
         if now < member.ejected_until:  # a loop that counts whole milliseconds may be early
             self._restore_in(member, member.ejected_until - now + 0.001)
@@ -163,7 +183,7 @@ class Condition(Roster):
 
     def usable(self, member: Member) -> bool:
         """Whether a client that is bound to it stays."""
-        return member.ready or member.state == DRAINING
+        return keeps_bound(member, monotonic())
 
     # ---- slow start
 

@@ -94,6 +94,10 @@ class Roster:
         """It is named for the first time, or again. `early`: with the first members that the service ever had."""
         raise NotImplementedError
 
+    def lingers(self, member: Member, was_ready: bool) -> None:
+        """It is leaving, but there is something left to do."""
+        raise NotImplementedError
+
     def departed(self, member: Member) -> None:
         """It gets nothing new from now on, unless it comes back."""
         raise NotImplementedError
@@ -161,13 +165,16 @@ class Roster:
         return member
 
     def _leave_off(self, member: Member, now: float) -> None:
+        ready = member.ready
         member.leaving = True
         self.leaving[member.address] = member
         if self.config.affinity is None:
             member.pool.set(0, 0.0)
         self.departed(member)
-        derive(member, now, "it is named no more")
+        changed = derive(member, now, "it is named no more")
         if not self._gone(member, now):
+            if changed:
+                self.lingers(member, ready)
             self._sweep_in()
 
     def _gone(self, member: Member, now: float) -> bool:

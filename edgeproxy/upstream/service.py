@@ -151,12 +151,16 @@ class Service(Condition):
                 if member not in tried:
                     return member  # type: ignore[return-value]
                 again = again or member  # type: ignore[assignment]
-        if not ready and self.config.panic:
-            return self._pick_any(choice, key, tried)
-        return again
+        if full:
+            return again
+        # Who was ejected may well be back by now: better than nobody, and than the same one again.
+        spare = self._pick_unready(EJECTED, choice, key, tried)
+        if spare is None and not ready and self.config.panic:
+            spare = self._pick_unready(DOWN, choice, key, tried)
+        return spare if spare is not None and (again is None or spare not in tried) else again
 
-    def _pick_any(self, choice: Member | None, key: int, tried: Collection[Member]) -> Member | None:
-        """All are down, and the configuration says to use them all the same; not those that an admin took out."""
+    def _pick_unready(self, state: str, choice: Member | None, key: int, tried: Collection[Member]) -> Member | None:
+        """One that is not ready because it is in this state."""
         view = self.view
         again: Member | None = None
         order: Iterable[EndpointState] = () if choice is None else (choice,)
@@ -164,7 +168,7 @@ class Service(Condition):
             if picker is not None:
                 order = chain(order, picker.rest(key))
         for member in order:
-            if member.state in (DOWN, EJECTED) and member.active < self.limit:
+            if member.state == state and member.active < self.limit:
                 if member not in tried:
                     return member  # type: ignore[return-value]
                 again = again or member  # type: ignore[assignment]

@@ -420,6 +420,23 @@ def test_a_name_is_no_circle() -> None:
     assert warned('listeners: {l: {bind: ":80", protocol: http}}\nroutes: [{service: s}]\nservices: {s: {endpoints: ["a:80"]}}') == []
 
 
+@pytest.mark.parametrize(("first", "second", "hosts", "clash"), [
+    ("{cookie: {}}", "{cookie: {}}", ("a.example", "a.example"), True),
+    ("{cookie: {}}", "{cookie: {}}", ("a.example", ""), True),
+    ("{cookie: {}}", "{cookie: {}}", ("a.example", "b.example"), False),
+    ("{cookie: {}}", "{cookie: {name: other}}", ("a.example", "a.example"), False),
+    ("{cookie: {}}", "{client_ip: {}}", ("a.example", "a.example"), False),
+])
+def test_cookies_that_overwrite_each_other(first: str, second: str, hosts: tuple[str, str], clash: bool) -> None:
+    routes = ", ".join(f"{{path: /{name}, service: {name}{host and f', host: {host}'}}}"
+                       for name, host in zip("xy", hosts, strict=True))
+    text = ('listeners: {l: {bind: ":1", protocol: http}}\n' f"routes: [{routes}]\n"
+            f'services: {{x: {{dns: "a:1", affinity: {first}}}, y: {{dns: "b:1", affinity: {second}}}}}')
+    told = warned(text)
+    assert bool(told) is clash
+    assert not clash or 'the service "x" sets a cookie "edge" on the same host' in told[0]
+
+
 # ---- what a reload changes
 
 def changed(old: str, new: str, old_rest: str = "", new_rest: str = "") -> str:

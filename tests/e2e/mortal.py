@@ -93,7 +93,7 @@ class Http2(asyncio.Protocol):
         assert self._transport is not None
         for event in self._h2.receive_data(data):
             if isinstance(event, RequestReceived):
-                target = next(str(value) for name, value in event.headers or () if name == ":path")
+                target = next(str(value) for name, value in event.headers or () if str(name) == ":path")
                 self._note(target)
                 self._h2.send_headers(event.stream_id, [(":status", "200"), ("content-length", str(len(target)))])
                 self._h2.send_data(event.stream_id, target.encode(), end_stream=True)

@@ -22,14 +22,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import pytest
 
 from e2e.program import free_port
 from e2e.waiting import PATIENCE, eventually
-
-T = TypeVar("T")
 
 _taken: set[str] = set()
 
@@ -73,17 +71,18 @@ class Pods:
         return number if isinstance(number, str) else f"{self.network}.{number}"
 
     def start(self, *numbers: int | str) -> None:
+        """Those that run already go on."""
         for number in numbers:
-            self._do(lambda address=self.at(number): self._open(address))
+            self._do(partial(self._open, self.at(number)))
 
     def stop(self, *numbers: int | str) -> None:
         for number in numbers:
-            self._do(lambda address=self.at(number): self._shut(address, False))
+            self._do(partial(self._shut, self.at(number), False))
 
     def kill(self, *numbers: int | str) -> None:
         """At once, in the middle of whatever it does."""
         for number in numbers:
-            self._do(lambda address=self.at(number): self._shut(address, True))
+            self._do(partial(self._shut, self.at(number), True))
 
     def release(self) -> None:
         """The slow answers are finished."""
@@ -106,13 +105,18 @@ class Pods:
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(PATIENCE)
 
     async def _open(self, address: str) -> None:
+        if address in self._servers:
+            return
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones have it then, which asyncio forgets
         try:
             sock.bind((address, self.port))
-        except PermissionError:
+        except OSError as fault:
             sock.close()
-            pytest.skip(f"port {self.port} needs more rights")
+            if isinstance(fault, PermissionError):
+                pytest.skip(f"port {self.port} needs more rights")
+            raise
         self._idle.setdefault(address, set())
         self._busy.setdefault(address, set())
 
@@ -205,7 +209,7 @@ class Visit:
     status: int
     """0: there was no answer."""
     who: str
-    """The endpoint's address; of another status the body or the fault."""
+    """The endpoint's address; of another status the first line, without an answer the fault."""
     why: str
     """Proxy-Status."""
 
@@ -263,8 +267,14 @@ class Visitors:
         """When the last request of those that `who` answered began; 0: never."""
         return max((visit.began for visit in tuple(self.visits) if visit.who == who), default=0.0)
 
+    def until_more(self, count: int = 20) -> float:
+        """Wait until so many requests that began after now were answered; when that was."""
+        began = time.monotonic()
+        eventually(lambda: sum(visit.began > began for visit in tuple(self.visits)) >= count, f"{count} requests")
+        return began
+
     def until_seen(self, *who: str, seconds: float = PATIENCE) -> None:
-        """Wait until requests that began after now were answered by each of these, and by nobody else for a while."""
+        """Wait until requests that began after now were answered by each of these, whoever else did."""
         began = time.monotonic()
         eventually(lambda: self.seen(began) >= set(who), f"requests are answered by {who}", seconds)
 
@@ -316,8 +326,8 @@ class Visitors:
                 return
             status = int(head.split(b" ", 2)[1])
             why = re.search(rb"\r\nproxy-status: ([^\r]*)\r\n", head, re.IGNORECASE)
-            self.visits.append(Visit(began, time.monotonic() - began, status, body.decode().strip(),
-                                     why[1].decode() if why else ""))
+            who = body.decode() if status == 200 else head.decode().partition("\r\n")[0]
+            self.visits.append(Visit(began, time.monotonic() - began, status, who, why[1].decode() if why else ""))
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # in step they would meet the same endpoints
             if self._once or re.search(rb"\r\nconnection: close\r\n", head, re.IGNORECASE):
                 return
@@ -332,11 +342,11 @@ def named(port: int, relay: int, service: str, nameservers: object, resolver: st
           routes: str = "{service: app}") -> str:
     """An http and a tcp listener to the service `app`, and a resolver that asks `nameservers`, one or a list.
 
-    `more` are further services, as lines of the map.
+    `relay` 0: no tcp listener. `more` are further services, as lines of the map.
     """
     listed = ", ".join(f"'{server}'" for server in (nameservers if isinstance(nameservers, list) else [nameservers]))
-    return (f"listeners:\n  web: {{bind: '127.0.0.1:{port}', protocol: http}}\n"
-            f"  relay: {{bind: '127.0.0.1:{relay}', protocol: tcp, service: app}}\n"
+    relayed = f"  relay: {{bind: '127.0.0.1:{relay}', protocol: tcp, service: app}}\n" if relay else ""
+    return (f"listeners:\n  web: {{bind: '127.0.0.1:{port}', protocol: http}}\n{relayed}"
             f"routes: [{routes}]\n"
             f"services:\n  app: {{{service}}}\n{more}"
             f"resolver: {{nameservers: [{listed}], {resolver}}}\n")

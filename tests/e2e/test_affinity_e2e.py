@@ -357,14 +357,14 @@ def test_a_keep_alive_connection_is_not_bound_by_itself(edge: StartEdge, actor: 
             assert client.response().text == name
 
 
-def test_two_services_of_one_site_do_not_take_each_others_cookie_away(edge: StartEdge, actor: StartActor) -> None:
-    """A browser has one cookie of a name for all paths."""
+def test_two_services_of_one_site_have_a_cookie_each(edge: StartEdge, actor: StartActor) -> None:
+    """A browser has one cookie of a name for all paths, so they need two names."""
     port = free_port()
     shop, blog = trio(actor), trio(actor)
     edge(f"listeners: {{web: {{bind: '127.0.0.1:{port}', protocol: http}}}}\n"
          "routes: [{path: /shop, service: shop}, {path: /blog, service: blog}]\n"
-         f"services: {{shop: {{endpoints: {addresses(*ports(shop))}, {BY_COOKIE}}}, "
-         f"blog: {{endpoints: {addresses(*ports(blog))}, {BY_COOKIE}}}}}\n")
+         f"services: {{shop: {{endpoints: {addresses(*ports(shop))}, affinity: {{cookie: {{name: shop}}}}}}, "
+         f"blog: {{endpoints: {addresses(*ports(blog))}, affinity: {{cookie: {{name: blog}}}}}}}}\n")
     jar: dict[str, str] = {}
     seen: dict[str, set[str]] = {"/shop": set(), "/blog": set()}
     for _ in range(6):

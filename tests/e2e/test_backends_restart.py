@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -210,6 +211,8 @@ def test_who_was_ejected_is_better_than_nobody(edge: StartEdge, actor: StartActo
     other.stop()
     eventually(lambda: ask(port).status == 200 and "ejected" in proxy.errors, "it is ejected")
     actor(answering("again"), other.port)
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 1.5, "it has been back for a while")
     last.stop()
     for _ in range(10):
         answer = ask(port)

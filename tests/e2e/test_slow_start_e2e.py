@@ -14,7 +14,8 @@ from e2e.wire import Wire, ask, connect
 
 RAMP = 3.0
 """Seconds; long against a few hundred requests."""
-PICKERS = ["round-robin", "random", "least-conn", "least-latency"]
+PICKERS = ["round-robin", "random", "least-conn"]
+"""Those whose shares are even; what least-latency gives is the latencies' to say."""
 
 
 def _service(balance: str, ramp: float = RAMP) -> str:
@@ -47,11 +48,9 @@ def test_who_recovers_begins_with_a_tenth(edge: StartEdge, actor: StartActor, ba
         began = time.monotonic()
         shares = _shares(client, 300)
         took = time.monotonic() - began
-        # A tenth of its share, against the other's whole: 0.1 of 1.1; more with the time that the requests took. What
-        # looks faster of two candidates wins, so by latency it may be somewhat more.
+        # A tenth of its share, against the other's whole: 0.1 of 1.1; more with the time that the requests took.
         most = 0.1 + 0.9 * (took + 0.3) / ramp
-        slack = 70 if balance == "least-latency" else 25
-        assert 3 <= shares["b"] <= 300 * most / (1 + most) + slack, (shares, took)
+        assert 3 <= shares["b"] <= 300 * most / (1 + most) + 25, (shares, took)
         seen = [shares["b"] / 300]
         while time.monotonic() - began < ramp + 0.5:
             seen.append(_shares(client, 100)["b"] / 100)

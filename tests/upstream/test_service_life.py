@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from upstream.test_service import Clock, clock, config, limited, made, named, picks, ready
 
 from edgeproxy.codec._leaf import RequestHead, parse_request
 from edgeproxy.config import model
@@ -17,6 +16,7 @@ from edgeproxy.policy.endpoint import target
 from edgeproxy.upstream import binding
 from edgeproxy.upstream.pool import Member
 from edgeproxy.upstream.service import Service
+from upstream.test_service import Clock, clock, config, limited, made, named, picks, ready
 
 __all__ = ["clock"]  # the fixture
 
@@ -224,6 +224,47 @@ def test_followers_hear_of_every_change(clock: Clock) -> None:
     service.leave(member(service, "a"))
     clock.advance(1.1)
     assert seen == [{"b": "up", "a": "draining"}, {"b": "up"}]
+
+
+# ---- who is better than nobody
+
+def test_who_was_ejected_is_tried_before_the_same_one_again(clock: Clock) -> None:
+    service = made(clock, "a", "b", eject=model.Eject(1, 10.0, 10.0))
+    a, b = named(service, "a"), named(service, "b")
+    service.failed(a, Kind.CONNECT_REFUSED)
+    assert service.pick() is b and service.pick(tried=(b,)) is a and service.pick(tried=(a, b)) is b
+
+
+def test_the_last_one_that_fails_changes_places_with_who_was_ejected_first(clock: Clock) -> None:
+    service = made(clock, "a", "b", "c", eject=model.Eject(3, 10.0, 10.0))
+    a, b, c = (named(service, name) for name in "abc")
+    for victim in (a, b):
+        for _ in range(3):
+            service.failed(victim, Kind.CONNECT_REFUSED)
+        clock.advance(0.1)
+    for _ in range(9):
+        service.failed(c, Kind.CONNECT_REFUSED)
+    assert states(service) == {"a": "ejected", "b": "ejected", "c": "up"}, "not within a second"
+    clock.advance(1.0)
+    service.failed(c, Kind.CONNECT_REFUSED)
+    assert states(service) == {"a": "up", "b": "ejected", "c": "ejected"} and picks(service, 2) == "aa"
+    clock.advance(30.0)
+    assert set(states(service).values()) == {"up"} and clock.open() == 0
+
+
+def test_a_draining_endpoint_that_dies_lets_its_clients_go(clock: Clock) -> None:
+    for evidence in ("probes", "requests"):
+        service = headless(clock, "a", "b", affinity=BY_ADDRESS, health=PROBED)
+        homes = {bound(service, client): client for client in ("1", "2")}
+        a = member(service, "a")
+        service.supply(found("b"), "")
+        assert bound(service, homes["a"]) == "a"
+        if evidence == "probes":
+            for _ in range(3):
+                service.missed(a, "connection refused")
+        else:
+            service.failed(a, Kind.CONNECT_REFUSED)
+        assert a.state == "draining" and bound(service, homes["a"]) == "b"
 
 
 # ---- affinity
