@@ -40,7 +40,8 @@ def warnings(config: Config, places: Places | None = None, now: float | None = N
     """All warnings, with `more`, in the order of the files. `now` is unix seconds; without it no date is judged."""
     placed = []
     for found in (*_idle_parts(config), *_weights(config), *_shadowed(config), *_circles(config), *_https(config),
-                  *_probes(config), *_external(config), *_secrets(config), *_cookies(config), *_certificates(config, now), *more):
+                  *_probes(config), *_external(config), *_secrets(config), *_cookies(config),
+                  *_certificates(config, now), *more):
         entry = (places or {}).get((found.kind, found.name))
         if entry is None:
             placed.append((0, Problem("", 0, 0, found.message, level="warning")))
@@ -272,8 +273,9 @@ def _cookies(config: Config) -> Iterator[Found]:
         rival = next((other for other in first[cookie]
                       if hosts[other] & hosts[name] or "" in hosts[other] | hosts[name]), None)
         if rival is not None:
-            yield Found(Service, name, ("affinity", "cookie"), f"the service {quoted(rival)} sets a cookie {quoted(cookie)} "
-                        "on the same host, and a browser keeps only one of them: give one another name")
+            yield Found(Service, name, ("affinity", "cookie"),
+                        f"the service {quoted(rival)} sets a cookie {quoted(cookie)} on the same host, and a browser keeps "
+                        "only one of them: give one another name")
         first[cookie].append(name)
 
 
