@@ -57,7 +57,7 @@ class EndpointState:
 
     __slots__ = ("endpoint", "address", "weight", "backup", "active", "total", "failed", "ready", "handicap", "latency",
                  "latency_at", "failures", "ejections", "ejected_until", "probed", "trusted", "proven", "streak",
-                 "admin", "leaving", "state", "reason", "since")
+                 "admin", "left_at", "state", "reason", "since")
 
     def __init__(self, endpoint: Endpoint, weight: int = 1, backup: bool = False) -> None:
         self.endpoint = endpoint
@@ -91,8 +91,8 @@ class EndpointState:
         """Probes in a row that say otherwise than `proven`; counted from 1 for the first."""
         self.admin = ""
         """DRAINING or DISABLED, as an admin wants it; empty: neither."""
-        self.leaving = False
-        """It is named by no source any more."""
+        self.left_at = 0.0
+        """Since when it is named by no source any more, `time.monotonic()`; 0: it is named."""
         self.state = UP
         self.reason = ""
         """Why it is in this state; empty for the ordinary."""

@@ -20,7 +20,7 @@ def derive(state: EndpointState, now: float, reason: str = "") -> bool:
     `reason` is why, then."""
     if state.admin == DISABLED:
         word = DISABLED
-    elif state.admin == DRAINING or state.leaving:
+    elif state.admin == DRAINING or state.left_at:
         word = DRAINING
     elif state.probed and state.proven is False:
         word = DOWN
@@ -39,9 +39,32 @@ def derive(state: EndpointState, now: float, reason: str = "") -> bool:
     return True
 
 
-def keeps_bound(state: EndpointState, now: float) -> bool:
-    """Whether the clients that are bound to it by affinity stay: it takes work, or it drains and still serves."""
-    return state.ready or state.state == DRAINING and state.proven is not False and now >= state.ejected_until
+def leave(state: EndpointState, now: float) -> bool:
+    """No source names it any more. True: the state has changed."""
+    state.left_at = now
+    return derive(state, now, "it is named no more")
+
+
+def come_back(state: EndpointState, now: float) -> None:
+    """It is named, for the first time or again; what is known of it holds."""
+    state.left_at = 0.0
+    if derive(state, now, "named again") and not state.ready:
+        state.reason = "as before it left"
+
+
+def administer(state: EndpointState, word: str, now: float) -> bool:
+    """What an admin wants: DRAINING, DISABLED, or empty for what it is by itself. True: the state has changed."""
+    state.admin = word
+    return derive(state, now, "by an admin" if word else "an admin took it back")
+
+
+def keeps_bound(state: EndpointState, now: float, drain: float) -> bool:
+    """Whether the clients that are bound to it by affinity stay: it takes work, or it drains, for `drain` seconds if it
+    has left, and still serves."""
+    if state.state != DRAINING:
+        return state.ready
+    return state.proven is not False and now >= state.ejected_until and (
+        not state.left_at or now < state.left_at + drain)
 
 
 def longest_ejected(states: Iterable[EndpointState], now: float) -> EndpointState | None:
@@ -49,6 +72,14 @@ def longest_ejected(states: Iterable[EndpointState], now: float) -> EndpointStat
     turns with every few requests."""
     some = [s for s in states if s.state == EJECTED and s.weight > 0 and now - s.since >= 1.0]
     return min(some, key=lambda s: s.since, default=None)
+
+
+def unprobed(state: EndpointState, now: float) -> bool:
+    """There are no probes for it; what they found is forgotten. True: the state has changed."""
+    state.probed = False
+    state.proven = None
+    state.streak = 0
+    return derive(state, now, "not probed any more")
 
 
 class ActiveHealth:
@@ -70,13 +101,6 @@ class ActiveHealth:
             state.probed = True
             state.trusted = self._trusted or serving
         return derive(state, now, "not probed yet")
-
-    def end(self, state: EndpointState, now: float) -> bool:
-        """There are none any more; what they found is forgotten."""
-        state.probed = False
-        state.proven = None
-        state.streak = 0
-        return derive(state, now, "not probed any more")
 
     def passed(self, state: EndpointState, now: float) -> bool:
         """Take in a good probe. True: the state has changed."""
@@ -149,9 +173,13 @@ class PassiveHealth:
         """A draining endpoint could not even be connected to: the clients that are bound to it go elsewhere."""
         state.ejected_until = now + self._duration
 
+    def pardon(self, state: EndpointState, now: float) -> None:
+        """Its ejection ends now."""
+        state.ejected_until = now
+
     def restore(self, state: EndpointState, now: float) -> bool:
         """End an ejection whose time is over. True: the endpoint takes traffic again from now on."""
         if state.state != EJECTED or now < state.ejected_until:
             return False
-        derive(state, now, "its time is over")
+        derive(state, now, "its ejection is over")
         return state.ready

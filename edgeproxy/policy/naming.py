@@ -6,7 +6,8 @@ record type, and when it is asked for again (`NameState`).
                                                                        less up to 10 %
     no such name, no address what there was                            1 s: once may be a gap in a deployment
     the same again, >= 1 s   nothing; with `keep` what there was       the least of the negative TTL, the last TTL and
-                                                                       5 s, but at least min_ttl
+                                                                       5 s, but at least min_ttl; if the name has
+                                                                       addresses of the other family: the negative TTL
     nothing of use           what there was: a failure is no absence   1, 2, 4 .. 30 s
 
 Rules: a failure never takes anything away, and it neither begins nor ends a doubt; only two absences with no set in
@@ -116,9 +117,10 @@ class NameState(Generic[T]):
         self.next_at = now + self._pause * (1.0 - JITTER * rng.random())
         return news
 
-    def absent(self, why: str, negative_ttl: float, now: float) -> str:
+    def absent(self, why: str, negative_ttl: float, now: float, alone: bool = True) -> str:
         """Take in that there is nothing ("no such name", "no address"). GONE when that is certain now; RECOVERED if it
-        was before, with failures since."""
+        was before, with failures since. `alone`: nothing else is known of the name, so what comes back is waited for;
+        not so the AAAA of a name that has A."""
         self.error = why
         if self.said != ABSENT:
             if self.said != DOUBTED:
@@ -136,7 +138,8 @@ class NameState(Generic[T]):
         if not self.pace.keep:
             self.known = frozenset()
             self.chain = ()
-        pause = min(negative_ttl, self.pace.refresh or self._pause, LONGEST_ABSENT)
+        soon = min(self.pace.refresh or self._pause, LONGEST_ABSENT) if alone else self.pace.refresh or self.pace.max_ttl
+        pause = min(negative_ttl, soon)
         self.next_at = now + max(pause, self.pace.min_ttl)
         return news
 
@@ -159,6 +162,9 @@ class Key(NamedTuple):
     name: str
     srv: bool = False
     hosts: bool = False
+
+
+Mark = tuple[Key, int, tuple[str, ...], int, bool]
 
 
 class Manner(NamedTuple):
@@ -187,9 +193,9 @@ class Source:
     backup: bool = False
 
     @property
-    def mark(self) -> tuple[Key, int]:
+    def mark(self) -> Mark:
         """What it is across configurations."""
-        return self.key, self.port
+        return self.key, self.port, self.types, self.weight, self.backup
 
 
 def sources_of(config: model.Service, resolver: model.Resolver) -> list[Source]:

@@ -258,7 +258,7 @@ class Exchange(Acquiring):
         service, member, route = self._service, self._member, self._route
         assert member is not None
         if status in EVIDENCE:
-            service.failed(member, Kind.STATUS)
+            service.failed(member, Kind.STATUS, status)
             if self._retried(ProxyError(Kind.STATUS, f"status {status}"), status):
                 return
         elif member.ejections:
@@ -269,7 +269,7 @@ class Exchange(Acquiring):
         self._stage = BODY
         self.bytes_out = len(payload)
         edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]
-        if service.binding is not None:
+        if service.sets_cookie:
             edits = self._with_cookie(service, member, edits)
         channel = self._channel
         assert channel is not None
@@ -281,7 +281,9 @@ class Exchange(Acquiring):
 
     def _with_cookie(self, service: Service, member: Member, edits: Edits | None) -> Edits | None:
         """The changes to the response's fields, with the cookie that binds the client, if it needs one."""
-        cookie = service.cookie_for(self.client, self.head, member, self._tries, self._peer.scheme == "https")
+        peer, head = self._peer, self.head
+        secure = peer.scheme == "https" or (peer.trusted and head is not None and head.get(b"x-forwarded-proto") == b"https")
+        cookie = service.cookie_for(head, member, self._tries, secure)
         if not cookie:
             return edits
         put, add, remove = self._route.response_edits or ((), (), ())
@@ -330,7 +332,7 @@ class Exchange(Acquiring):
         service, member = self._service, self._member
         assert member is not None
         edits = None if self._route.response_edits is None else self._snapshot.edits[self._route.name][1]
-        if service.binding is not None:
+        if service.sets_cookie:
             edits = self._with_cookie(service, member, edits)
         if self._timer is not None:
             self._timer.cancel()

@@ -34,10 +34,6 @@ class Binding:
     def follow(self, addresses: Iterable[str]) -> None:
         """These are the endpoints now."""
 
-    def cookie(self, head: RequestHead, address: str, secure: bool) -> bytes:
-        """Set-Cookie for the answer of `address`; empty if the client has a good one."""
-        return b""
-
     def __len__(self) -> int:
         """Clients that are remembered here."""
         return 0
@@ -74,7 +70,7 @@ class CookieBinding(Binding):
     def follow(self, addresses: Iterable[str]) -> None:
         self._addresses = {self._signer.token(address): address for address in addresses}
 
-    def _read(self, head: RequestHead) -> tuple[str, bool] | None:
+    def read(self, head: RequestHead) -> tuple[str, bool] | None:
         """The endpoint of the request's cookie, and whether the cookie is due for a new one."""
         field = head.get(b"cookie")
         value = cookie_value(field, self._name) if field else None
@@ -85,13 +81,11 @@ class CookieBinding(Binding):
         return None if address is None else (address, known[1])
 
     def find(self, client: str, head: RequestHead | None) -> str | None:
-        known = self._read(head) if head is not None else None
+        known = self.read(head) if head is not None else None
         return None if known is None else known[0]
 
-    def cookie(self, head: RequestHead, address: str, secure: bool) -> bytes:
-        known = self._read(head)
-        if known is not None and known[0] == address and not known[1]:
-            return b""
+    def cookie(self, address: str, secure: bool) -> bytes:
+        """Set-Cookie that binds to `address`."""
         return self._signer.header(address, time(), secure)
 
 

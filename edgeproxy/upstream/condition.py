@@ -14,7 +14,15 @@ from time import monotonic
 from edgeproxy.config import model
 from edgeproxy.errors import Kind, ProxyError, RetryClass, Side
 from edgeproxy.policy.endpoint import DOWN, DRAINING, EJECTED
-from edgeproxy.policy.health import ActiveHealth, PassiveHealth, derive, keeps_bound, longest_ejected
+from edgeproxy.policy.health import (
+    ActiveHealth,
+    PassiveHealth,
+    administer,
+    come_back,
+    keeps_bound,
+    longest_ejected,
+    unprobed,
+)
 from edgeproxy.policy.picker import Picker
 from edgeproxy.policy.slowstart import Ramping, SlowStart, ramping
 from edgeproxy.upstream.events import Events
@@ -49,13 +57,10 @@ class Condition(Roster):
         self._passive = PassiveHealth(eject.failures, eject.within, eject.duration)
         self._slow.seconds = config.slow_start
         now = monotonic()
-        before = self._active
         self._active = None if health is None else ActiveHealth(health.fall, health.rise, health.initial == "up")
         for member in self.everyone:
             ready = member.ready
-            if self._active is not None:
-                self._active.begin(member, now, serving=True)
-            elif before is not None and before.end(member, now):
+            if self._active.begin(member, now, serving=True) if self._active is not None else unprobed(member, now):
                 self._changed(member, ready)
 
     # ---- members come and go
@@ -64,17 +69,17 @@ class Condition(Roster):
         was, ready = member.state, member.ready
         if self._active is not None:
             self._active.begin(member, now)
-        derive(member, now, "named again")
-        if was == DRAINING and not member.ready:
-            member.reason = "as before it left"
+        else:
+            unprobed(member, now)
+        come_back(member, now)
         if now < member.ejected_until:
             self._restore_in(member, member.ejected_until - now)
         if was == DRAINING:
             self._changed(member, ready)
         elif not early:
-            if self._ramp is None:
+            fresh = self._ramp is None
+            if self._start_slowly(member, now) and fresh:
                 self._before = self.view.primary
-            self._start_slowly(member, now)
 
     def lingers(self, member: Member, was_ready: bool) -> None:
         self._changed(member, was_ready)
@@ -105,8 +110,9 @@ class Condition(Roster):
         if member.ejections:
             self._passive.succeeded(member, monotonic())
 
-    def failed(self, member: Member, kind: Kind) -> None:
+    def failed(self, member: Member, kind: Kind, status: int = 0) -> None:
         """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready.
+        `status`: of the response, if it is that.
 
         Where that one fails as others have, it changes places with the one that was ejected the longest ago: that may
         be back, and with each request trying the dead one first the budget for retries would soon be used up.
@@ -119,11 +125,12 @@ class Condition(Roster):
         member.failed += 1
         others = sum(m.ready and m is not member and m.weight > 0 for m in self.view.members)
         spare = longest_ejected(self.view.members, now) if not others else None
-        if self._passive.failed(member, now, others + (spare is not None), kind.word):
+        why = f"status {status}" if status else kind.word
+        if self._passive.failed(member, now, others + (spare is not None), why):
             self._changed(member, True)
             self._restore_in(member, member.ejected_until - now)
             if spare is not None:
-                spare.ejected_until = now
+                self._passive.pardon(spare, now)
                 self._restore(self._known[spare.address])
 
     def _restore_in(self, member: Member, seconds: float) -> None:
@@ -150,10 +157,11 @@ class Condition(Roster):
         member = self.member(address)
         if member is None:
             return False
-        ready = member.ready
-        member.admin = state
-        if derive(member, monotonic(), "by an admin" if state else "an admin took it back"):
+        ready, now = member.ready, monotonic()
+        if administer(member, state, now):
             self._changed(member, ready)
+        if now < member.ejected_until:
+            self._restore_in(member, member.ejected_until - now)
         return True
 
     # ---- what follows
@@ -167,7 +175,8 @@ class Condition(Roster):
         self.events.add("endpoint", self.name, member.address, f"{told}: {member.reason}" if member.reason else told,
                         logging.WARNING if bad else logging.INFO)
         if member.ready and not was_ready:
-            self._start_slowly(member, now)
+            if self._start_slowly(member, now):
+                self.install()
             self.wake()
 
     def none_ready(self) -> ProxyError:
@@ -176,22 +185,25 @@ class Condition(Roster):
         if not members:
             if self.unresolved:
                 return ProxyError(Kind.DNS_FAILED, f"no name of the service could be resolved: {self.unresolved}")
-            return ProxyError(Kind.UNAVAILABLE, "the service has no endpoints")
+            why = self.absence() if self.absence is not None else ""
+            return ProxyError(Kind.UNAVAILABLE, f"the service has no endpoints{why and ': ' + why}")
         states = Counter(m.state if m.weight > 0 else "weight 0" for m in members)
         told = ", ".join(f"{count} {state}" for state, count in states.items())
         return ProxyError(Kind.UNAVAILABLE, f"no endpoint is ready: {told}")
 
     def usable(self, member: Member) -> bool:
         """Whether a client that is bound to it stays."""
-        return keeps_bound(member, monotonic())
+        return keeps_bound(member, monotonic(), self.config.drain)
 
     # ---- slow start
 
-    def _start_slowly(self, member: Member, now: float) -> None:
-        if self._slow.begin(member, now):
-            self.install()
-            if self._step is None:
-                self._step = self._loop.call_later(self._slow.step, self._stepped)
+    def _start_slowly(self, member: Member, now: float) -> bool:
+        """Whether it does; the picker is to be installed anew then."""
+        if not self._slow.begin(member, now):
+            return False
+        if self._step is None:
+            self._step = self._loop.call_later(self._slow.step, self._stepped)
+        return True
 
     def _stepped(self) -> None:
         self._step = None

@@ -31,13 +31,14 @@ from edgeproxy.policy.naming import (
     SRV,
     Key,
     Manner,
+    Mark,
     NameState,
     Pace,
     Source,
     sources_of,
     static_of,
 )
-from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.events import Events, age
 from edgeproxy.upstream.resolver import Reply, Resolver, SrvRecord
 from edgeproxy.upstream.roster import UNASKED
 
@@ -176,9 +177,9 @@ class Discovery:
         self._sources: list[Source] = []
         self._static: list[Target] = []
         self._names: dict[Key, Name] = {}
-        self._told: dict[tuple[Key, int], list[Target]] = {}
+        self._told: dict[Mark, list[Target]] = {}
         """Of each source, what a line was written about last."""
-        self._resolved: set[tuple[Key, int]] = set()
+        self._resolved: set[Mark] = set()
         """The sources that ever had an address."""
         self._supplied: tuple[frozenset[Target], str] = frozenset(), UNASKED
         self._ailing: set[Key] = set()
@@ -208,9 +209,15 @@ class Discovery:
 
     @property
     def names(self) -> list[NameView]:
+        """In the order of the configuration; the targets of SRV records behind their name."""
         now = self._loop.time()
-        return [_view(name, rdtype, inquiry, now) for name in self._names.values()
-                for rdtype, inquiry in name.inquiries.items()]
+        return [_view(name, rdtype, name.inquiries[rdtype], now) for key in self._wanted()
+                if (name := self._names.get(key)) is not None for rdtype in name.manner.types]
+
+    @property
+    def trouble(self) -> str:
+        """A name that there is nothing of, and why; empty: there is none."""
+        return next((f"{name.key.name}: {name.error}" for name in self._names.values() if name.error), "")
 
     # ---- asking
 
@@ -225,7 +232,7 @@ class Discovery:
             want(source.key, (SRV,) if source.key.srv else source.types, source.pace)
             name = self._names.get(source.key)
             if source.key.srv and name is not None:
-                for key in {_target_key(record) for record in name.served | name.records}:
+                for key in sorted({_target_key(record) for record in name.served | name.records}):
                     want(key, source.types, source.pace)
         return wanted
 
@@ -267,7 +274,7 @@ class Discovery:
                 continue  # a timer may be early by the grain of the loop's clock
             try:
                 if not self._look_up(name, rdtype, inquiry):
-                    self._take(inquiry, await self._ask(name, rdtype))
+                    self._take(name, inquiry, await self._ask(name, rdtype))
                 inquiry.faulty = False
             except Exception:
                 self._fault(name, rdtype, inquiry)
@@ -292,7 +299,7 @@ class Discovery:
         inquiry.news = inquiry.state.answered(known, HOSTS_EVERY, (), self._loop.time(), self._rng) or inquiry.news
         return True
 
-    def _take(self, inquiry: Inquiry, reply: Reply) -> None:
+    def _take(self, name: Name, inquiry: Inquiry, reply: Reply) -> None:
         inquiry.server = reply.server
         result = _result(reply)
         inquiry.queries[result] = inquiry.queries.get(result, 0) + 1
@@ -305,7 +312,8 @@ class Discovery:
         elif reply.kind == "failed":
             news = state.failed(reply.why, now)
         else:
-            news = state.absent(reply.why or "no such service", reply.ttl, now)
+            alone = not any(other.state.known for other in name.inquiries.values() if other is not inquiry)
+            news = state.absent(reply.why or "no such service", reply.ttl, now, alone)
         inquiry.news = news or inquiry.news
 
     def _fault(self, name: Name, rdtype: str, inquiry: Inquiry) -> None:
@@ -384,10 +392,8 @@ class Discovery:
             return ""
         if not all(name.heard for name in self._names.values()):
             return UNASKED
-        why = next((name for name in self._names.values() if name.error), None)
-        if why is None:
-            return "no address"
-        return why.error if len(self._names) == 1 else f"{why.key.name}: {why.error}"
+        why = self.trouble or "no address"
+        return why if len(self._names) > 1 else why.partition(": ")[2] or why
 
     # ---- telling
 
@@ -420,11 +426,11 @@ class Discovery:
             states = [name.inquiries[rdtype].state for rdtype in types]
             kept = [state for state in states if state.known]
             if news == RECOVERED:
-                age = _age(now - min(state.troubled_since for state in states))
-                self._add(name, f"answers again{which} after {age}{why and ': ' + why}")
+                past = age(now - min(state.troubled_since for state in states))
+                self._add(name, f"answers again{which} after {past}{why and ': ' + why}")
             elif kept:
-                age = _age(now - min(state.found_at for state in kept))
-                self._add(name, f"is stale: {why}{which}; kept, {age} old: {_known(name, types)}", logging.WARNING)
+                past = age(now - min(state.found_at for state in kept))
+                self._add(name, f"is stale: {why}{which}; kept, {past} old: {_known(name, types)}", logging.WARNING)
             else:
                 self._add(name, f"cannot be resolved: {why}{which}; it is tried again", logging.WARNING)
         self._tell_absence(name)
@@ -435,7 +441,7 @@ class Discovery:
             kept = _known(name, name.inquiries)
             if kept:
                 self._add(name, f"is gone: {name.error}, answered twice; kept (on_empty): {kept}", logging.WARNING)
-            elif not any(told for (key, _), told in self._told.items() if key == name.key):
+            elif not any(told for mark, told in self._told.items() if mark[0] == name.key):
                 self._add(name, f"stands for nothing: {name.error}, answered twice", logging.WARNING)
         name.gone_told = gone
 
@@ -461,12 +467,6 @@ def _result(reply: Reply) -> str:
     if reply.kind != "failed":
         return reply.kind
     return next((word.lower() for word in FAULTS if word in reply.why), "failed")
-
-
-def _age(seconds: float) -> str:
-    if seconds < 120.0:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60.0:.0f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.0f} h"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -32,3 +32,10 @@ class Events:
     def add(self, kind: str, service: str, subject: str, text: str, level: int = logging.INFO) -> None:
         self.ring.append(Event(time(), kind, service, subject, text))
         _log.log(level, "service %s: %s %s %s", service, "endpoint" if kind == "endpoint" else "name", subject, text)
+
+
+def age(seconds: float) -> str:
+    """For people."""
+    if seconds < 120.0:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.0f} h"

@@ -24,6 +24,8 @@ NEGATIVE_TTL: Final = 5.0
 """Seconds an absence holds when no SOA says how long."""
 AT_ONCE: Final = 64
 """Questions under way: a thousand names at the start must not flood a nameserver, nor take all descriptors."""
+PATIENCE: Final = 2.0
+"""Seconds for one question where nobody says how long."""
 _TYPES: Final = {"A": 1, "AAAA": 28, "SRV": 33}
 _NO_NAME, _NO_ADDRESS, _NO_SERVICE = "no such name", "no address", "no SRV record"
 _NOT_A_NAME: Final = "not a DNS name"
@@ -191,10 +193,11 @@ class _Lookup:
 
 
 def time_for_one(config: model.Resolver, conf: ResolvConf) -> float:
-    """Seconds for one question: the configuration's; resolv.conf's where that says nothing of its own."""
-    if conf.timeout is not None and config.timeout == model.Resolver().timeout:
-        return conf.timeout
-    return config.timeout
+    """Seconds for one question: the configuration's; resolv.conf's where that says nothing."""
+    for seconds in (config.timeout, conf.timeout):
+        if seconds is not None:
+            return seconds
+    return PATIENCE
 
 
 def _fault(answer: Answer) -> str:

@@ -19,7 +19,7 @@ from time import monotonic
 
 from edgeproxy.config import model
 from edgeproxy.policy.endpoint import Endpoint, EndpointState, Target
-from edgeproxy.policy.health import derive
+from edgeproxy.policy.health import leave
 from edgeproxy.policy.picker import Picker, build_picker
 from edgeproxy.upstream.access import Access
 from edgeproxy.upstream.events import Events
@@ -61,7 +61,7 @@ def is_named(config: model.Service) -> bool:
 
 
 class Roster:
-    __slots__ = ("name", "config", "access", "view", "leaving", "unresolved", "followed", "events", "first", "_loop",
+    __slots__ = ("name", "config", "access", "view", "leaving", "unresolved", "followed", "absence", "events", "first", "_loop",
                  "_rng", "_known", "_found", "_past", "_sweeping")
 
     first: Callable[[int], EndpointState] | None
@@ -79,6 +79,8 @@ class Roster:
         """Why no name of the service was ever resolved; empty if one was, or there is none."""
         self.followed: Callable[[], None] | None = None
         """Called when the members are others than before, those that are leaving too."""
+        self.absence: Callable[[], str] | None = None
+        """What DNS said of a name that there is nothing of; empty: of none."""
         self.events = events
         self.first = None
         self._loop = loop
@@ -151,7 +153,6 @@ class Roster:
             fresh = member is None
             if member is None:
                 member = Member(endpoint, target.weight, target.backup, self._pool(endpoint))
-            member.leaving = False
             self.arrived(member, early or not fresh, now)
         if member.endpoint != endpoint:  # found by another name now, which TLS asks for
             if self.access.tls is not None:
@@ -166,12 +167,11 @@ class Roster:
 
     def _leave_off(self, member: Member, now: float) -> None:
         ready = member.ready
-        member.leaving = True
         self.leaving[member.address] = member
         if self.config.affinity is None:
             member.pool.set(0, 0.0)
         self.departed(member)
-        changed = derive(member, now, "it is named no more")
+        changed = leave(member, now)
         if not self._gone(member, now):
             if changed:
                 self.lingers(member, ready)
@@ -179,7 +179,7 @@ class Roster:
 
     def _gone(self, member: Member, now: float) -> bool:
         """Whether a member that is leaving has nothing left to do; it is remembered only, then."""
-        if member.active or self.config.affinity is not None and now - member.since < self.config.drain:
+        if member.active or self.config.affinity is not None and now < member.left_at + self.config.drain:
             return False
         self.leaving.pop(member.address, None)
         self._forget(member)
@@ -200,10 +200,13 @@ class Roster:
     def _sweep(self) -> None:
         self._sweeping = None
         now = monotonic()
-        gone = [self._gone(member, now) for member in list(self.leaving.values())]
+        gone = [member for member in list(self.leaving.values()) if self._gone(member, now)]
+        why = "nothing left to do" if self.config.affinity is None else "its time to drain is over"
+        for member in gone:
+            self.events.add("endpoint", self.name, member.address, f"gone: {why}")
         if self.leaving:
             self._sweep_in()
-        if any(gone) and self.followed is not None:
+        if gone and self.followed is not None:
             self.followed()
 
     def disband(self) -> None:

@@ -19,7 +19,7 @@ from edgeproxy.config import model
 from edgeproxy.errors import Kind, ProxyError
 from edgeproxy.policy.endpoint import DOWN, EJECTED, EndpointState, Target
 from edgeproxy.policy.retry import RetryBudget
-from edgeproxy.upstream.binding import Binding, ClientBinding, build_binding
+from edgeproxy.upstream.binding import Binding, ClientBinding, CookieBinding, build_binding
 from edgeproxy.upstream.condition import Condition
 from edgeproxy.upstream.events import Events
 from edgeproxy.upstream.pool import Member
@@ -64,7 +64,8 @@ class Waiter:
 
 
 class Service(Condition):
-    __slots__ = ("budget", "keyed", "plain", "least_latency", "limit", "host", "binding", "waiting", "_waking")
+    __slots__ = ("budget", "keyed", "plain", "least_latency", "limit", "host", "binding", "sets_cookie",
+                 "waiting", "_waking")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: model.Service, rng: random.Random,
                  tls: ClientTls | None = None, events: Events | None = None) -> None:
@@ -87,6 +88,7 @@ class Service(Condition):
         self.keyed = config.balance.kind in KEYED
         self.plain = not self.keyed and self.binding is None
         """Neither the request nor its client has a part in the choice."""
+        self.sets_cookie = isinstance(self.binding, CookieBinding)
         self.least_latency = config.balance.kind == "least-latency"
         self.limit: float = config.limits.per_endpoint or inf
         self.host = host_for(config)
@@ -104,8 +106,8 @@ class Service(Condition):
         else:
             self.binding = build_binding(self.name, config)
 
-    def install(self) -> None:
-        super().install()
+    def gather(self) -> None:
+        super().gather()
         if self.binding is not None:
             self.binding.follow([member.address for member in self.everyone])
 
@@ -147,10 +149,11 @@ class Service(Condition):
                     continue
                 ready = True
                 if member.active >= self.limit:
-                    continue
-                if member not in tried:
+                    full = True
+                elif member not in tried:
                     return member  # type: ignore[return-value]
-                again = again or member  # type: ignore[assignment]
+                else:
+                    again = again or member  # type: ignore[assignment]
         if full:
             return again
         # Who was ejected may well be back by now: better than nobody, and than the same one again.
@@ -191,17 +194,19 @@ class Service(Condition):
             binding.bind(client, member.address)
         return member
 
-    def cookie_for(self, client: str, head: RequestHead | None, member: Member, tried: Collection[Member],
-                   secure: bool) -> bytes:
+    def cookie_for(self, head: RequestHead | None, member: Member, tried: Collection[Member], secure: bool) -> bytes:
         """Set-Cookie for an answer of `member`, which binds the client to it; empty if none is needed."""
         binding = self.binding
-        if binding is None or head is None:
+        if not isinstance(binding, CookieBinding) or head is None:
             return b""
-        address = binding.find(client, head)
-        bound = self.member(address) if address is not None else None
-        if bound is not None and bound is not member and bound not in tried and self.usable(bound):
-            return b""  # it was full: the client stays bound to it
-        return binding.cookie(head, member.address, secure)
+        known = binding.read(head)
+        if known is not None:
+            bound = self.member(known[0])
+            if bound is member:
+                return binding.cookie(member.address, secure) if known[1] else b""
+            if bound is not None and bound not in tried and self.usable(bound):
+                return b""  # it was full: the client stays bound to it
+        return binding.cookie(member.address, secure)
 
     @property
     def affinity_size(self) -> int:

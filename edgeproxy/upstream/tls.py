@@ -28,12 +28,14 @@ _LATE = frozenset({"CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNSUPPORTED_CERTI
 class ClientTls:
     """Of one service: its context, and the last connection to each endpoint, for its session."""
 
-    __slots__ = ("context", "identity", "_server_name", "_last")
+    __slots__ = ("context", "identity", "authorities", "_server_name", "_last")
 
-    def __init__(self, context: ssl.SSLContext, server_name: str, identity: bytes) -> None:
+    def __init__(self, context: ssl.SSLContext, server_name: str, identity: bytes, authorities: bytes = b"") -> None:
         self.context = context
         self.identity = identity
         """Digest of everything that it was made of: the same one means that nothing has changed."""
+        self.authorities = authorities
+        """Digest of the bundle that the service names; empty: it names none."""
         self._server_name = server_name
         self._last: dict[str, TlsTransport] = {}
 
@@ -66,9 +68,11 @@ def build_tls(service: Service, certificates: Mapping[tuple[str, str], Certifica
     digest = hashlib.sha256(repr((alpn, tls)).encode())
     if shown is not None:
         digest.update(shown.chain_pem + shown.key_pem)
+    authorities = b""
     if tls.ca is not None:
         with open(tls.ca, "rb") as bundle:
-            digest.update(bundle.read())
+            authorities = hashlib.sha256(bundle.read()).digest()
+        digest.update(authorities)
     identity = digest.digest()
     if before is not None and before.identity == identity:
         return before
@@ -86,7 +90,7 @@ def build_tls(service: Service, certificates: Mapping[tuple[str, str], Certifica
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # who names an intermediate authority trusts that one
     if shown is not None:
         load_pair(context, shown)
-    return ClientTls(context, tls.server_name or "", identity)
+    return ClientTls(context, tls.server_name or "", identity, authorities)
 
 
 # ---- failures

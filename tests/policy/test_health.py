@@ -68,7 +68,7 @@ def test_back_when_the_time_is_over(health: PassiveHealth, state: EndpointState)
     eject(health, state, 100.0)
     assert not health.restore(state, 119.99) and not taken(state)
     assert health.restore(state, 120.0)
-    assert taken(state) and (state.reason, state.since) == ("its time is over", 120.0)
+    assert taken(state) and (state.reason, state.since) == ("its ejection is over", 120.0)
     assert not health.restore(state, 121.0)  # it is in use already
 
 

@@ -470,9 +470,10 @@ def test_whose_nameservers_count(place: Place) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("configured", "said", "counts"), [(2.0, None, 2.0), (2.0, 7.0, 7.0), (0.5, 7.0, 0.5), (0.5, None, 0.5)])
-def test_whose_timeout_counts(configured: float, said: float | None, counts: float) -> None:
-    """The configuration's; the file's where that leaves its default."""
+@pytest.mark.parametrize(("configured", "said", "counts"), [
+    (None, None, 2.0), (None, 7.0, 7.0), (2.0, 7.0, 2.0), (0.5, 7.0, 0.5), (0.5, None, 0.5)])
+def test_whose_timeout_counts(configured: float | None, said: float | None, counts: float) -> None:
+    """The configuration's, be it what it would be without; the file's where that says nothing."""
     assert time_for_one(model.Resolver(timeout=configured), ResolvConf(timeout=said)) == counts
 
 

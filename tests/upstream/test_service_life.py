@@ -339,17 +339,17 @@ def test_a_cookie_binds(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     service = headless(clock, "a", "b", "c", affinity=BY_COOKIE)
     first = service.pick_for("1", asked(), 0)
     assert first is not None
-    cookie = service.cookie_for("1", asked(), first, (), True)
+    cookie = service.cookie_for(asked(), first, (), True)
     assert cookie.startswith(b"edge=") and b"HttpOnly" in cookie and b"Secure" in cookie and b"SameSite=Lax" in cookie
     assert first.endpoint.host.encode() not in cookie
     for _ in range(5):
         assert service.pick_for("2", asked(cookie), 0) is first, "whatever the address"
-        assert service.cookie_for("2", asked(cookie), first, (), True) == b"", "it has one"
+        assert service.cookie_for(asked(cookie), first, (), True) == b"", "it has one"
     other = headless(clock, "c", "b", "a", affinity=BY_COOKIE)
     again = other.pick_for("1", asked(cookie), 0)
     assert again is not None and again.address == first.address, "another process, the same secret"
     clock.advance(1900.0)
-    assert service.cookie_for("2", asked(cookie), first, (), True) != b"", "due for a new one"
+    assert service.cookie_for(asked(cookie), first, (), True) != b"", "due for a new one"
     clock.advance(1800.0)
     assert {service.pick_for("2", asked(cookie), 0) for _ in range(3)} != {first}, "over"
 
@@ -358,21 +358,21 @@ def test_a_cookie_of_a_draining_endpoint_holds(clock: Clock, monkeypatch: pytest
     monkeypatch.setattr(binding, "time", lambda: clock.now)
     service = headless(clock, "a", "b", affinity=BY_COOKIE)
     a = member(service, "a")
-    cookie = service.cookie_for("1", asked(), a, (), False)
+    cookie = service.cookie_for(asked(), a, (), False)
     assert b"Secure" not in cookie
     service.supply(found("b"), "")
     assert service.pick_for("1", asked(cookie), 0) is a
-    assert service.cookie_for("1", asked(cookie), a, (), False) == b""
+    assert service.cookie_for(asked(cookie), a, (), False) == b""
     clock.advance(31.5)
     b = service.pick_for("1", asked(cookie), 0)
-    assert b is member(service, "b") and service.cookie_for("1", asked(cookie), b, (), False)
+    assert b is member(service, "b") and service.cookie_for(asked(cookie), b, (), False)
 
 
 def test_a_forged_cookie_is_none(clock: Clock) -> None:
     service = made(clock, "a", "b", affinity=BY_COOKIE)
     for value in (b"edge=", b"edge=AAAA", b"edge=" + b"A" * 4000, b"edge=\xff\xfe", b"edge"):
         assert service.pick_for("1", asked(value), 0) is not None
-        assert service.cookie_for("1", asked(value), named(service, "a"), (), False)
+        assert service.cookie_for(asked(value), named(service, "a"), (), False)
 
 
 # ---- slow start
@@ -407,3 +407,67 @@ def test_a_recovered_endpoint_starts_slowly(clock: Clock) -> None:
     assert shares(service)["a"] < 0.15
     clock.advance(101.0)
     assert abs(shares(service)["a"] - 0.5) < 0.01
+
+
+# ---- found by review
+
+def test_who_was_down_when_it_left_is_up_when_nobody_probes_any_more(clock: Clock) -> None:
+    service = made(clock, "a", "b", health=PROBED)
+    for _ in range(3):
+        service.missed(named(service, "a"), "connection refused")
+    service.apply(config("b", health=PROBED))
+    service.apply(config("b"))
+    service.apply(config("a", "b"))
+    assert states(service) == {"a": "up", "b": "up"}
+
+
+def test_an_ejection_that_an_admin_has_covered_ends_too(clock: Clock) -> None:
+    service = made(clock, "a", "b", affinity=BY_ADDRESS, eject=model.Eject(3, 10.0, 10.0))
+    service.administer("[::a]:80", "draining")
+    service.failed(named(service, "a"), Kind.CONNECT_REFUSED)
+    service.administer("[::a]:80", "")
+    assert states(service)["a"] == "ejected"
+    clock.advance(10.1)
+    assert states(service)["a"] == "up" and clock.open() == 0
+
+
+def test_the_time_to_drain_is_over_though_one_connection_lasts(clock: Clock) -> None:
+    service = headless(clock, "a", "b", affinity=BY_ADDRESS, drain=5.0)
+    homes = {bound(service, client): client for client in ("1", "2")}
+    a = member(service, "a")
+    service.administer(a.address, "draining")
+    clock.advance(90.0)
+    assert bound(service, homes["a"]) == "a", "an admin's drain has no end"
+    service.enter(a)
+    service.supply(found("b"), "")
+    clock.advance(4.0)
+    assert bound(service, homes["a"]) == "a", "the time begins when it leaves"
+    clock.advance(2.0)
+    assert bound(service, homes["a"]) == "b" and states(service)["a"] == "draining"
+    service.leave(a)
+    clock.advance(1.1)
+    assert states(service) == {"b": "up"} and clock.open() == 0
+
+
+def test_a_full_backup_is_waited_for_rather_than_asking_who_was_ejected(clock: Clock) -> None:
+    service = made(clock, "a", "b", "c?", health=PROBED, eject=model.Eject(1, 10.0, 10.0), **limited(1, 1))
+    service.failed(named(service, "a"), Kind.RESET)
+    for _ in range(3):
+        service.missed(named(service, "b"), "no answer")
+    assert picks(service, 1) == "c"
+    service.enter(named(service, "c"))
+    assert service.pick() is None and service.unavailable().kind is Kind.QUEUE_FULL
+
+
+def test_beginning_to_probe_is_told(clock: Clock) -> None:
+    service = made(clock, "a")
+    service.apply(config("a", health=PROBED))
+    assert [event.text for event in service.events.ring] == ["checking: not probed yet"]
+
+
+def test_no_ramp_no_picker_of_before(clock: Clock) -> None:
+    service = headless(clock, "a", "b", balance=model.Balance("source-hash"))
+    service.supply(found("a", "b", "c"), "")
+    service.apply(config(dns=(NAME,), balance=model.Balance("source-hash"), slow_start=10.0))
+    service.supply(found("a", "b", "c", "d"), "")
+    assert set(shares_by_key(service)) >= {"a", "b", "c"}
