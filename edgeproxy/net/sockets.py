@@ -79,6 +79,17 @@ def listen(bind: Bind, backlog: int = BACKLOG, mode: int = UNIX_MODE) -> list[so
     return [_listen_tcp(bind, socket.AF_INET, ("0.0.0.0", bind.port), backlog)]
 
 
+def is_local(host: str) -> bool:
+    """Whether the IP address is one of this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def close_listening(sock: socket.socket) -> None:
     """Close a socket that `listen` gave; the file of a unix socket goes with it."""
     sock.close()

@@ -28,6 +28,8 @@ _LENGTH: Final = (_SIGNED + _SIGNATURE) // 3 * 4  # 33 bytes are 44 characters, 
 _LATEST: Final = 2 ** (8 * _TIME) - 1
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/   ")  # one spelling only: what is not of the URL alphabet is refused
+_MISSES: Final = 64
+"""Ends of other cookies' names, or parts of values, that are looked at before the cookie is taken for missing."""
 _LABEL: Final = b"edgeproxy affinity "
 
 
@@ -164,13 +166,21 @@ class CookieSigner:
 
 def cookie_value(header: bytes, name: bytes) -> bytes | None:
     """The value of the first cookie of that name in a Cookie field, without the quotes it may have (RFC 6265 §4.1.1);
-    None: there is none. Names are told apart by case."""
-    if name not in header:
-        return None
-    for pair in header.split(b";"):
-        key, equals, value = pair.strip().partition(b"=")
-        if equals and key == name:
+    None: there is none. Names are told apart by case.
+
+    It is searched for, not split: 64 KiB of semicolons cost a client of HTTP/2 next to nothing, and 7 ms here.
+    """
+    mark = name + b"="
+    at = header.find(mark)
+    for _ in range(_MISSES):
+        if at < 0:
+            return None
+        before = header[max(0, at - 4):at].rstrip(b" \t")
+        if before.endswith(b";") or at < 4 and not before:
+            end = header.find(b";", at)
+            value = header[at + len(mark):end if end >= 0 else len(header)].strip(b" \t")
             return value[1:-1] if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"') else value
+        at = header.find(mark, at + 1)
     return None
 
 

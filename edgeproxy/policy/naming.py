@@ -138,7 +138,8 @@ class NameState(Generic[T]):
         if not self.pace.keep:
             self.known = frozenset()
             self.chain = ()
-        soon = min(self.pace.refresh or self._pause, LONGEST_ABSENT) if alone else self.pace.refresh or self.pace.max_ttl
+        pace = self.pace
+        soon = min(pace.refresh or self._pause, LONGEST_ABSENT) if alone else pace.refresh or pace.max_ttl
         pause = min(negative_ttl, soon)
         self.next_at = now + max(pause, self.pace.min_ttl)
         return news

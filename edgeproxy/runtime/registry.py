@@ -7,11 +7,12 @@ import asyncio
 import random
 import socket
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from edgeproxy.config import model
 from edgeproxy.net.poller import Poller
-from edgeproxy.net.sockets import close_listening, listen
+from edgeproxy.net.sockets import close_listening, is_local, listen
 from edgeproxy.upstream.events import Events
 from edgeproxy.upstream.probing import Probing, Spacing
 from edgeproxy.upstream.roster import UNASKED, is_named
@@ -87,6 +88,7 @@ class Registry:
         if not is_named(service.config):
             if discovery is not None:
                 self.discoveries.pop(name).close()
+                service.absence = None
                 service.supply((), "")
         elif discovery is not None:
             discovery.apply(service.config, asked_otherwise)
@@ -95,8 +97,18 @@ class Registry:
 
             if not service.view.members:
                 service.supply((), UNASKED)
-            self.discoveries[name] = Discovery(self._loop, self._resolves(), service.config, service.supply,
-                                               self.events, self._rng)
+            begun = self.discoveries[name] = Discovery(self._loop, self._resolves(), service.config, service.supply,
+                                                       self.events, self._rng, self._is_own)
+            service.absence = lambda: begun.trouble
+
+    def _is_own(self, host: str, port: int) -> bool:
+        """Whether the proxy listens there, be it on every address."""
+        for bind, sockets in self.sockets.items():
+            if bind.path or all(sock.getsockname()[1] != port for sock in sockets):
+                continue
+            if is_local(host) if not bind.host or ip_address(bind.host).is_unspecified else bind.host == host:
+                return True
+        return False
 
     def _resolves(self) -> Resolver:
         from edgeproxy.upstream.resolver import Resolver

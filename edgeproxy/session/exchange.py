@@ -270,7 +270,7 @@ class Exchange(Acquiring):
         self.bytes_out = len(payload)
         edits = None if route.response_edits is None else self._snapshot.edits[route.name][1]
         if service.sets_cookie:
-            edits = self._with_cookie(service, member, edits)
+            edits = self._with_cookie(service, member, edits, head)
         channel = self._channel
         assert channel is not None
         self.session.respond(head, payload, done, edits, channel.trailers if done else b"")
@@ -279,10 +279,15 @@ class Exchange(Acquiring):
                 self.grpc_status = grpc_number(head.get(b"grpc-status"))
             self._complete(channel, now)
 
-    def _with_cookie(self, service: Service, member: Member, edits: Edits | None) -> Edits | None:
-        """The changes to the response's fields, with the cookie that binds the client, if it needs one."""
+    def _with_cookie(self, service: Service, member: Member, edits: Edits | None, answer: ResponseHead) -> Edits | None:
+        """The changes to the response's fields, with the cookie that binds the client, if it needs one. A shared cache
+        would give one client's cookie to all: what it may keep has none."""
+        cached = answer.get(b"cache-control")
+        if cached and (b"public" in cached.lower() or b"s-maxage" in cached.lower()):
+            return edits
         peer, head = self._peer, self.head
-        secure = peer.scheme == "https" or (peer.trusted and head is not None and head.get(b"x-forwarded-proto") == b"https")
+        assert head is not None
+        secure = peer.scheme == "https" or peer.trusted and head.get(b"x-forwarded-proto") == b"https"
         cookie = service.cookie_for(head, member, self._tries, secure)
         if not cookie:
             return edits
@@ -333,7 +338,7 @@ class Exchange(Acquiring):
         assert member is not None
         edits = None if self._route.response_edits is None else self._snapshot.edits[self._route.name][1]
         if service.sets_cookie:
-            edits = self._with_cookie(service, member, edits)
+            edits = self._with_cookie(service, member, edits, head)
         if self._timer is not None:
             self._timer.cancel()
         self.session.upgrade(head, edits, transport, rest, self._tunnel_ended)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
-from ipaddress import ip_address
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from time import monotonic
 
 from edgeproxy.config import model
 from edgeproxy.policy.endpoint import Target, target
@@ -32,13 +32,13 @@ from edgeproxy.policy.naming import (
     Key,
     Manner,
     Mark,
-    NameState,
     Pace,
     Source,
     sources_of,
     static_of,
 )
 from edgeproxy.upstream.events import Events, age
+from edgeproxy.upstream.names import Inquiry, Name, NameView, address_order, shown, unusable, view, written
 from edgeproxy.upstream.resolver import Reply, Resolver, SrvRecord
 from edgeproxy.upstream.roster import UNASKED
 
@@ -46,18 +46,20 @@ _log = logging.getLogger("edgeproxy")
 
 MOMENT = 0.01
 """Seconds; answers so close together become one set."""
+SHARE = 20.0
+"""And so many times as long as giving one out took: whatever DNS says, it takes 5 % of the loop at most."""
+AT_ONCE = 16
+"""Questions of one service at the same time, so that its dead names do not hold up those of others."""
+# What is left out of a set is what sorts last, so that it is the same each time.
+MOST_ADDRESSES = 1000
+MOST_RECORDS = 200
+MOST_ENDPOINTS = 4096
+"""Of one service, by all of its names."""
 HOSTS_EVERY = 5.0
 """Seconds; how often a name that stands in the hosts file is looked up there again, which costs a stat."""
-LISTED = 5
-"""Addresses in a line."""
 HOSTS_FILE = "hosts file"
 FAULTS = ("timeout", "SERVFAIL", "REFUSED", "malformed")
 """Words in `Reply.why` that failures are counted by, the first that is there; the rest is `failed`."""
-
-
-def _address_order(address: str) -> tuple[int, int]:
-    parsed = ip_address(address)
-    return parsed.version, int(parsed)
 
 
 def _target_key(record: SrvRecord) -> Key:
@@ -65,98 +67,18 @@ def _target_key(record: SrvRecord) -> Key:
     return Key(record.target.rstrip(".") + ".")
 
 
-# ---- what is known
-
-class Inquiry:
-    """One name and record type."""
-
-    __slots__ = ("state", "task", "queries", "server", "news", "faulty")
-
-    def __init__(self, pace: Pace, now: float) -> None:
-        self.state: NameState[Any] = NameState(pace, now)
-        """Of addresses, or of SRV records."""
-        self.task: asyncio.Task[None] | None = None
-        self.queries: dict[str, int] = {}
-        """By result."""
-        self.server = ""
-        """Who answered last."""
-        self.news = NO_NEWS
-        """What was not told yet."""
-        self.faulty = False
-        """A fault of ours was told, and it has not worked since."""
-
-    def close(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-            self.task = None
+def _result(reply: Reply) -> str:
+    if reply.kind != "failed":
+        return reply.kind
+    return next((word.lower() for word in FAULTS if word in reply.why), "failed")
 
 
-class Name:
-    __slots__ = ("key", "manner", "inquiries", "served", "gone_told")
+def within_bounds(found: frozenset[str | SrvRecord]) -> frozenset[str | SrvRecord]:
+    """As many as are used of one answer."""
+    records = sorted(record for record in found if isinstance(record, SrvRecord))  # by priority first
+    addresses = sorted((address for address in found if isinstance(address, str)), key=address_order)
+    return frozenset((*records[:MOST_RECORDS], *addresses[:MOST_ADDRESSES]))
 
-    def __init__(self, key: Key, manner: Manner) -> None:
-        self.key = key
-        self.manner = manner
-        self.inquiries: dict[str, Inquiry] = {}
-        self.served: frozenset[SrvRecord] = frozenset()
-        """The records in use: those known, or those before until the targets of the new ones were asked for."""
-        self.gone_told = False
-
-    @property
-    def records(self) -> frozenset[SrvRecord]:
-        return self.inquiries[SRV].state.known
-
-    @property
-    def heard(self) -> bool:
-        return all(inquiry.state.heard for inquiry in self.inquiries.values())
-
-    @property
-    def gone(self) -> bool:
-        """Whether it certainly has nothing of any type."""
-        return all(inquiry.state.said == ABSENT for inquiry in self.inquiries.values())
-
-    @property
-    def error(self) -> str:
-        """Why there is nothing; a failure says more than an absence."""
-        states = sorted((q.state for q in self.inquiries.values()), key=lambda state: not state.failures)
-        return next((state.error for state in states if state.error), "")
-
-    def addresses(self, types: Iterable[str]) -> list[str]:
-        found = {a for rdtype in types if rdtype in self.inquiries for a in self.inquiries[rdtype].state.known}
-        return sorted(found, key=_address_order)
-
-    def close(self) -> None:
-        for inquiry in self.inquiries.values():
-            inquiry.close()
-
-
-class NameView(NamedTuple):
-    """One name and record type, for people."""
-
-    name: str
-    type: str
-    """`A`, `AAAA` or `SRV`."""
-    addresses: tuple[str, ...]
-    """Of SRV: target and port."""
-    ttl_left: float
-    """Seconds, as the answer said; 0: it is over."""
-    next_in: float
-    """Seconds to the next question; 0: it is being asked."""
-    failures: int
-    """In a row."""
-    chain: tuple[str, ...]
-    stale: bool
-    """What is shown is kept without DNS vouching for it."""
-    stale_for: float
-    """Seconds since DNS has; 0: it is not stale."""
-    error: str
-    """Why the last answer was no set; empty if it was one."""
-    server: str
-    queries: dict[str, int]
-    """By result."""
-
-
-# ---- the work
 
 class Discovery:
     """`supply(targets, unresolved)` is called in the loop with all that is found by name now, whenever it has changed;
@@ -164,16 +86,24 @@ class Discovery:
     resolved; empty if one was, or the service has an address besides. Raises nothing."""
 
     __slots__ = ("_loop", "_resolver", "_config", "_supply", "_events", "_rng", "_sources", "_static", "_names",
+                 "_own", "_places", "_took", "_left_out",
                  "_told", "_resolved", "_supplied", "_ailing", "_timer", "_closed")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, resolver: Resolver, config: model.Service,
-                 supply: Callable[[Sequence[Target], str], None], events: Events, rng: random.Random) -> None:
+                 supply: Callable[[Sequence[Target], str], None], events: Events, rng: random.Random,
+                 own: Callable[[str, int], bool] = lambda host, port: False) -> None:
+        """`own`: whether this proxy itself listens there."""
         self._loop = loop
         self._resolver = resolver
         self._config = config
         self._supply = supply
         self._events = events
         self._rng = rng
+        self._own = own
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._took = 0.0
+        self._left_out: dict[Mark, Counter[str]] = {}
+        """Of each source, how many addresses were not taken, by reason."""
         self._sources: list[Source] = []
         self._static: list[Target] = []
         self._names: dict[Key, Name] = {}
@@ -197,6 +127,7 @@ class Discovery:
         marks = {source.mark for source in self._sources}
         self._resolved &= marks
         self._told = {mark: told for mark, told in self._told.items() if mark in marks}
+        self._left_out = {mark: left for mark, left in self._left_out.items() if mark in marks}
         self._attend(resolver_changed)
         self._publish()
 
@@ -211,7 +142,7 @@ class Discovery:
     def names(self) -> list[NameView]:
         """In the order of the configuration; the targets of SRV records behind their name."""
         now = self._loop.time()
-        return [_view(name, rdtype, name.inquiries[rdtype], now) for key in self._wanted()
+        return [view(name, rdtype, name.inquiries[rdtype], now) for key in self._wanted()
                 if (name := self._names.get(key)) is not None for rdtype in name.manner.types]
 
     @property
@@ -281,10 +212,11 @@ class Discovery:
             self._publish_soon()
 
     async def _ask(self, name: Name, rdtype: str) -> Reply:
-        if rdtype == SRV:
-            return await self._resolver.services(name.key.name, name.manner.nameservers)
-        return await self._resolver.addresses(name.key.name, "AAAA" if rdtype == "AAAA" else "A",
-                                              name.manner.nameservers)
+        async with self._places:
+            if rdtype == SRV:
+                return await self._resolver.services(name.key.name, name.manner.nameservers)
+            return await self._resolver.addresses(name.key.name, "AAAA" if rdtype == "AAAA" else "A",
+                                                  name.manner.nameservers)
 
     def _look_up(self, name: Name, rdtype: str, inquiry: Inquiry) -> bool:
         """In the hosts file. What stands there for one of the wanted types goes for all of them: as with libc, the
@@ -307,6 +239,12 @@ class Discovery:
         # A target of "." says that there decidedly is no such service (RFC 2782).
         found = frozenset(record for record in reply.records
                           if isinstance(record, str) or record.port and record.target.strip("."))
+        if len(found) > MOST_RECORDS:
+            used = within_bounds(found)
+            if inquiry.cut != len(found) - len(used):
+                inquiry.cut = len(found) - len(used)
+                self._add(name, f"has {len(found)} records; {len(used)} are used", logging.WARNING)
+            found = used
         if reply.kind == "found" and found:
             news = state.answered(found, reply.ttl, reply.chain, now, self._rng)
         elif reply.kind == "failed":
@@ -329,12 +267,13 @@ class Discovery:
 
     def _publish_soon(self) -> None:
         if self._timer is None and not self._closed:
-            self._timer = self._loop.call_later(MOMENT, self._publish)
+            self._timer = self._loop.call_later(max(MOMENT, SHARE * self._took), self._publish)
 
     def _publish(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        began = monotonic()
         try:
             self._renew_records()
             self._attend()
@@ -344,6 +283,7 @@ class Discovery:
         except Exception:
             _log.exception("service %s: what its names stand for could not be taken into use; please report it",
                            self._config.name)
+        self._took = monotonic() - began
 
     def _renew_records(self) -> None:
         """New SRV records take the place of the old ones when all of their targets were asked for, so that the service
@@ -360,7 +300,7 @@ class Discovery:
             self._tell_change(source, targets)
             if targets:
                 self._resolved.add(source.mark)
-            for each in targets:
+            for each in targets[:max(0, MOST_ENDPOINTS - len(found))]:
                 found.setdefault(each.endpoint.address, each)
         unresolved = self._unresolved()
         supplied = frozenset(found.values()), unresolved
@@ -372,9 +312,9 @@ class Discovery:
         name = self._names[source.key]
         if source.key.srv:
             return self._targets_of(source, name.served) or self._targets_of(source, name.records)
-        shown = source.key.name.rstrip(".")  # as certificates and Host fields have it
-        return [target(address, source.port, source.weight, source.backup, shown)
-                for address in name.addresses(source.types)]
+        called = source.key.name.rstrip(".")  # as certificates and Host fields have it
+        return self._fit(source, [target(address, source.port, source.weight, source.backup, called)
+                                  for address in name.addresses(source.types)])
 
     def _targets_of(self, source: Source, records: frozenset[SrvRecord]) -> list[Target]:
         first = min((record.priority for record in records), default=0)
@@ -385,7 +325,28 @@ class Discovery:
                 each = target(address, record.port, max(1, record.weight), record.priority > first,
                               record.target.rstrip("."))
                 found.setdefault(each.endpoint.address, each)
-        return list(found.values())
+        return self._fit(source, list(found.values()))
+
+    def _fit(self, source: Source, targets: list[Target]) -> list[Target]:
+        """Those that can be endpoints. Whoever answers for a name must not make this proxy talk to itself: one
+        connection would become as many as there are descriptors."""
+        left: Counter[str] = Counter()
+        fit: list[Target] = []
+        for each in targets:
+            host = each.endpoint.host
+            if unusable(host):
+                left["cannot be an endpoint"] += 1
+            elif self._own(host, each.endpoint.port):
+                left["is where this proxy listens"] += 1
+            elif len(fit) >= MOST_ENDPOINTS:
+                left[f"is beyond the {MOST_ENDPOINTS} that a service may have"] += 1
+            else:
+                fit.append(each)
+        if left and left != self._left_out.get(source.mark):
+            told = ", ".join(f"{count} that {why}" for why, count in left.items())
+            self._add(self._names[source.key], f"stands for addresses that are left out: {told}", logging.WARNING)
+        self._left_out[source.mark] = left
+        return fit
 
     def _unresolved(self) -> str:
         if self._resolved or self._static or any(not endpoint.named for endpoint in self._config.endpoints):
@@ -430,7 +391,7 @@ class Discovery:
                 self._add(name, f"answers again{which} after {past}{why and ': ' + why}")
             elif kept:
                 past = age(now - min(state.found_at for state in kept))
-                self._add(name, f"is stale: {why}{which}; kept, {past} old: {_known(name, types)}", logging.WARNING)
+                self._add(name, f"is stale: {why}{which}; kept, {past} old: {shown(name, types)}", logging.WARNING)
             else:
                 self._add(name, f"cannot be resolved: {why}{which}; it is tried again", logging.WARNING)
         self._tell_absence(name)
@@ -438,7 +399,7 @@ class Discovery:
     def _tell_absence(self, name: Name) -> None:
         gone = name.gone
         if gone and not name.gone_told:
-            kept = _known(name, name.inquiries)
+            kept = shown(name, name.inquiries)
             if kept:
                 self._add(name, f"is gone: {name.error}, answered twice; kept (on_empty): {kept}", logging.WARNING)
             elif not any(told for mark, told in self._told.items() if mark[0] == name.key):
@@ -452,48 +413,10 @@ class Discovery:
             return
         self._told[source.mark] = targets
         name = self._names[source.key]
-        was = f", was {_targets(told)}" if told else ""
+        was = f", was {written(told)}" if told else ""
         if targets:
             counts = f" ({len(new)} new, {len(old)} gone)" if told else ""
-            self._add(name, f"is {_targets(targets)}{was}{counts}")
+            self._add(name, f"is {written(targets)}{was}{counts}")
         else:
             why = f": {name.error}, answered twice" if name.gone else ""
             self._add(name, f"has no endpoints any more{why}{was}", logging.WARNING)
-
-
-# ---- words
-
-def _result(reply: Reply) -> str:
-    if reply.kind != "failed":
-        return reply.kind
-    return next((word.lower() for word in FAULTS if word in reply.why), "failed")
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
-    return " ".join(words[:LISTED]) + more
-
-
-def _targets(targets: Sequence[Target]) -> str:
-    words = []
-    for each in targets:
-        marks = [f"weight {each.weight}"] * (each.weight != 1) + ["backup"] * each.backup
-        words.append(each.endpoint.address + (f" ({', '.join(marks)})" if marks else ""))
-    return _listed(words)
-
-
-def _words(name: Name, types: Iterable[str]) -> list[str]:
-    if name.key.srv:
-        return sorted(f"{record.target.rstrip('.')}:{record.port}" for record in name.records)
-    return name.addresses(types)
-
-
-def _known(name: Name, types: Iterable[str]) -> str:
-    return _listed(_words(name, types))
-
-
-def _view(name: Name, rdtype: str, inquiry: Inquiry, now: float) -> NameView:
-    state = inquiry.state
-    return NameView(name.key.name, rdtype, tuple(_words(name, (rdtype,))), max(0.0, state.ttl_until - now),
-                    max(0.0, state.next_at - now), state.failures, state.chain, state.stale,
-                    now - state.found_at if state.stale else 0.0, state.error, inquiry.server, dict(inquiry.queries))

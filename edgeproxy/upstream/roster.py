@@ -61,8 +61,8 @@ def is_named(config: model.Service) -> bool:
 
 
 class Roster:
-    __slots__ = ("name", "config", "access", "view", "leaving", "unresolved", "followed", "absence", "events", "first", "_loop",
-                 "_rng", "_known", "_found", "_past", "_sweeping")
+    __slots__ = ("name", "config", "access", "view", "leaving", "unresolved", "followed", "absence", "events", "first",
+                 "_loop", "_rng", "_known", "_found", "_past", "_sweeping")
 
     first: Callable[[int], EndpointState] | None
     """The picker's choice among the primaries."""
@@ -140,6 +140,7 @@ class Roster:
         self.view = ServiceView(tuple(members.values()), self.config.balance.kind, self._rng)
         for member in left:
             self._leave_off(member, now)
+        self._hurry(now)
         self.install()
         if self.followed is not None:
             self.followed()
@@ -176,6 +177,14 @@ class Roster:
             if changed:
                 self.lingers(member, ready)
             self._sweep_in()
+
+    def _hurry(self, now: float) -> None:
+        """A name that stands for others each second must not leave thousands behind for the clients bound to them."""
+        most = max(100, 2 * len(self._known))
+        for member in list(self.leaving.values())[:max(0, len(self.leaving) - most)]:
+            if not member.active:
+                member.left_at = now - self.config.drain
+                self._gone(member, now)
 
     def _gone(self, member: Member, now: float) -> bool:
         """Whether a member that is leaving has nothing left to do; it is remembered only, then."""
@@ -216,6 +225,7 @@ class Roster:
             self._forget(member)
         if self._sweeping is not None:
             self._sweeping.cancel()
+        self._known = {}  # what the last exchanges find out is nobody's business
 
     # ---- pools
 

@@ -18,6 +18,7 @@ from edgeproxy.policy.naming import (
     NO_NEWS,
     RECOVERED,
     UNASKED,
+    Manner,
     NameState,
     Pace,
 )
@@ -198,6 +199,25 @@ def test_a_name_that_comes_back_is_found() -> None:
     assert state.said == FOUND and state.known == ONE
     assert state.absent("no such name", 5.0, 122.0) == NO_NEWS, "a doubt begins anew"
     assert state.known == ONE
+
+
+@pytest.mark.parametrize("one, other, merged", [
+    (Pace(keep=True), Pace(), Pace(keep=True)), (Pace(), Pace(), Pace()), (Pace(keep=True), Pace(keep=True), Pace(keep=True)),
+    (Pace(refresh=30.0), Pace(refresh=10.0, keep=True), Pace(refresh=10.0, keep=True)),
+    (Pace(refresh=30.0), Pace(), Pace(refresh=30.0)), (Pace(4.0, 8.0), Pace(4.0, 8.0), Pace(4.0, 8.0))])
+def test_sources_that_share_a_name_are_asked_for_together(one: Pace, other: Pace, merged: Pace) -> None:
+    first, second = Manner(("AAAA",), one, ()), Manner(("A", "AAAA"), other, ())
+    assert first.merged(second) == second.merged(first) == Manner(("A", "AAAA"), merged, ())
+
+
+@pytest.mark.parametrize("ttl, negative, pause", [(2.0, 30.0, 30.0), (2.0, 3.0, 3.0), (2.0, 0.0, 1.0), (None, 3600.0, 60.0)])
+def test_a_family_that_the_name_does_not_have_is_not_waited_for(ttl: float | None, negative: float, pause: float) -> None:
+    state = fresh()
+    if ttl is not None:
+        found(state, ONE, 100.0, ttl)
+    for now in (110.0, 111.0, 200.0):
+        state.absent("no address", negative, now, alone=False)
+    assert state.next_at == 200.0 + pause
 
 
 answers = st.one_of(

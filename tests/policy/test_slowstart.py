@@ -269,6 +269,24 @@ def test_a_client_of_one_that_joins_stays_until_it_moves_there() -> None:
             assert now is after
 
 
+def test_a_client_goes_back_to_nobody_that_has_left_or_starts_slowly_itself() -> None:
+    """One joins beside another that ramps; one of those that were there before has left since."""
+    ramps, steady, left, new = states = endpoints(1, 1, 1, 1)
+    old = build_picker("source-hash", [ramps, steady, left], random.Random(1))
+    now = [ramps, steady, new]
+    plain = where(build_picker("source-hash", now, random.Random(1)))
+    at_share(ramps, 0.1)
+    at_share(new, 0.1)
+    during = where(ramping(build_picker("source-hash", now, random.Random(1)), now, random.Random(1), old))
+    assert left not in during and left in where(old)
+    moved = [(home, here) for home, here in zip(plain, during, strict=True) if home is not here]
+    assert {home for home, _ in moved} == {ramps, new}
+    found = Counter(here.address for here in during)
+    for state in (ramps, new):
+        assert found[state.address] < 0.2 * plain.count(state), "a tenth of its own, and a tenth of what others lack"
+    assert sum(found.values()) == len(plain) and set(found) == {s.address for s in states if s is not left}
+
+
 def test_every_process_moves_the_same_keys() -> None:
     states = endpoints(1, 1, 1)
     at_share(states[0], 0.3)

@@ -13,8 +13,9 @@ import pytest
 
 from edgeproxy.config import model
 from edgeproxy.policy.endpoint import Target
-from edgeproxy.upstream.discovery import Discovery, NameView
+from edgeproxy.upstream.discovery import Discovery
 from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.names import NameView
 from edgeproxy.upstream.resolver import Reply, Resolver, SrvRecord
 from edgeproxy.upstream.roster import UNASKED
 
@@ -599,6 +600,26 @@ def test_a_service_with_an_address_is_never_unresolved(world: World) -> None:
     world.begin(service(dns(), endpoints=(model.EndpointAddress("10.0.0.7", 80),)))
     world.wait(20)
     assert world.sets == [([], "")]
+
+
+def test_a_name_that_is_gone_is_told_with_what_dns_said(world: World) -> None:
+    world.say("a.dev", found("10.0.0.1"))
+    world.say("b.dev", absent("no such name"))
+    discovery = world.begin(service(dns("a.dev"), dns("b.dev"), family="v4"))
+    world.wait(5)
+    assert discovery.trouble == "b.dev: no such name"
+    world.say("b.dev", found("10.0.0.2"))
+    world.wait(30)
+    assert discovery.trouble == ""
+
+
+def test_names_are_in_the_order_of_the_configuration(world: World) -> None:
+    world.say("_web.dev", srv=services(*((0, 1, 80, f"{letter}.test") for letter in "cabd")))
+    discovery = world.begin(service(model.DnsSource("_web.dev", type="SRV"), dns("z.dev"), dns("y.dev")))
+    world.wait(1)
+    assert [f"{view.name} {view.type}" for view in discovery.names] == ["_web.dev SRV"] + [
+        f"{name} {rdtype}" for name in ("a.test.", "b.test.", "c.test.", "d.test.", "z.dev", "y.dev")
+        for rdtype in ("A", "AAAA")]
 
 
 # ---- reload

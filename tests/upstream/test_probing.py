@@ -192,6 +192,16 @@ def test_services_that_come_together_take_turns() -> None:
     assert sorted(stage.times[0] for stage in stages) == pytest.approx([n * 0.001 for n in range(20)])
 
 
+def test_who_would_have_to_wait_longer_than_an_interval_is_spread_over_it() -> None:
+    clock, spacing = Clock(), Spacing()
+    spacing.take(clock.now, 60.0)  # thousands have come just before
+    stage = Stage(200, clock=clock, spacing=spacing)
+    stage.clock.advance(INTERVAL)
+    firsts = sorted(stage.of(m.address)[0] for m in stage.service.view.members)
+    assert firsts[0] < 0.1 * INTERVAL and firsts[-1] > 0.9 * INTERVAL and max(gaps(firsts)) < 0.1 * INTERVAL
+    assert len(set(firsts)) == 200
+
+
 def test_slower_while_it_stays_down_for_the_same_reason() -> None:
     stage = Stage()
     stage.answers["10.0.0.1:1"] = "connection refused"
@@ -289,10 +299,10 @@ def test_new_settings_hold_at_once_and_forget_nothing() -> None:
 
 
 def test_a_reload_that_changes_nothing_of_it_disturbs_nothing() -> None:
-    stage, other = Stage(3), Stage(3)
+    stage, other, rng = Stage(3), Stage(3), random.Random(3)
     for _ in range(50):
         stage.clock.advance(0.7)
-        stage.reload(limits=model.ServiceLimits(per_endpoint=random.randrange(5)))
+        stage.reload(limits=model.ServiceLimits(per_endpoint=rng.randrange(5)))
     other.clock.advance(35.0)
     assert stage.asked == other.asked and len(stage.composed) == 1
 

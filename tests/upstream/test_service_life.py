@@ -84,6 +84,14 @@ def test_what_left_finishes_and_gets_nothing_new(clock: Clock) -> None:
     service.leave(a)
     clock.advance(1.1)
     assert states(service) == {"b": "up"} and clock.open() == 0
+    assert [e.text for e in service.events.ring] == ["draining: it is named no more", "gone: nothing left to do"]
+
+
+def test_the_end_of_the_time_to_drain_is_told_once(clock: Clock) -> None:
+    service = headless(clock, "a", "b", affinity=BY_ADDRESS, drain=5.0)
+    service.supply(found("b"), "")
+    clock.advance(20.0)
+    assert [e.text for e in service.events.ring] == ["draining: it is named no more", "gone: its time to drain is over"]
 
 
 def test_who_comes_back_is_the_same(clock: Clock) -> None:
@@ -116,7 +124,11 @@ def test_no_endpoint_has_a_reason(clock: Clock) -> None:
     error = service.unavailable()
     assert error.kind is Kind.DNS_FAILED and "no answer from 10.0.0.1" in error.cause
     service.supply((), "")
-    assert service.unavailable().kind is Kind.UNAVAILABLE
+    error = service.unavailable()
+    assert error.kind is Kind.UNAVAILABLE and error.cause == "the service has no endpoints"
+    service.absence = lambda: "web.example: no such name"
+    error = service.unavailable()
+    assert error.kind is Kind.UNAVAILABLE and error.cause == "the service has no endpoints: web.example: no such name"
 
 
 def test_the_first_answer_is_waited_for(clock: Clock) -> None:
@@ -227,6 +239,12 @@ def test_followers_hear_of_every_change(clock: Clock) -> None:
 
 
 # ---- who is better than nobody
+
+def test_the_status_that_ejects_is_told(clock: Clock) -> None:
+    service = made(clock, "a", "b", eject=model.Eject(1, 10.0, 10.0))
+    service.failed(named(service, "a"), Kind.STATUS, 503)
+    assert named(service, "a").reason == "1 failure within 10 s, the last: status 503"
+
 
 def test_who_was_ejected_is_tried_before_the_same_one_again(clock: Clock) -> None:
     service = made(clock, "a", "b", eject=model.Eject(1, 10.0, 10.0))
@@ -471,3 +489,22 @@ def test_no_ramp_no_picker_of_before(clock: Clock) -> None:
     service.apply(config(dns=(NAME,), balance=model.Balance("source-hash"), slow_start=10.0))
     service.supply(found("a", "b", "c", "d"), "")
     assert set(shares_by_key(service)) >= {"a", "b", "c"}
+
+
+def test_a_name_that_stands_for_others_each_second_leaves_few_behind(clock: Clock) -> None:
+    service = headless(clock, "a", affinity=BY_ADDRESS, drain=1000.0)
+    for n in range(30):
+        service.supply([target(f"10.0.{n}.{k}", 80) for k in range(50)], "")
+        clock.advance(1.0)
+    assert len(service.leaving) <= 150
+    assert clock.open() == 1
+
+
+def test_a_retired_service_judges_nobody(clock: Clock) -> None:
+    service = made(clock, "a", "b", eject=model.Eject(1, 10.0, 10.0))
+    a = named(service, "a")
+    service.enter(a)
+    service.retire()
+    service.failed(a, Kind.RESET)
+    service.leave(a)
+    assert clock.open() == 0
