@@ -35,6 +35,21 @@ def socket_of(paths: Sequence[str]) -> str:
     return os.path.join(_folders()[0], socket_name(paths))
 
 
+def unusable(bind: Bind) -> str | None:
+    """Why a proxy of this user could not listen there, in the words that a start has for it; None: nothing against it.
+    Nothing is made, and whether another listens there is not asked: it may be the proxy that is to reload."""
+    folder = os.path.dirname(bind.path)
+    if not bind.path:
+        return None
+    if not os.path.isdir(folder or "."):
+        return "the directory does not exist; create it first"
+    if os.path.lexists(bind.path) and not stat.S_ISSOCK(os.lstat(bind.path).st_mode):
+        return "the path exists and is not a socket; remove it or choose another path"
+    if not os.access(folder or ".", os.W_OK | os.X_OK):
+        return "permission denied: the directory must be writable for the user edgeproxy runs as"
+    return None
+
+
 def socket_name(paths: Sequence[str]) -> str:
     whole = "\0".join(sorted(map(os.path.abspath, paths)))
     return hashlib.sha256(os.fsencode(whole)).hexdigest()[:16] + ".sock"

@@ -185,6 +185,8 @@ def doubts(loaded: Loaded) -> list[Problem]:
     from edgeproxy.router import build_router
 
     config = loaded.config
+    if config.admin is not None:
+        _look_at_place(config.admin.bind)
     if not config.certificates and not any(s.protocol in ("https", "h2") for s in config.services.values()):
         for listener in config.listeners.values():  # what knows TLS is not even imported for those who have none
             if listener.routed:
@@ -195,6 +197,15 @@ def doubts(loaded: Loaded) -> list[Problem]:
 
     more = handshakes.doubts(config, compile_rules(config).tls)
     return warnings(config, loaded.places, time.time(), more)
+
+
+def _look_at_place(bind: Bind) -> None:
+    from edgeproxy.adminclient import unusable
+    from edgeproxy.config.load import ConfigError, Problem
+
+    fault = unusable(bind)
+    if fault is not None:
+        raise ConfigError([Problem("", 0, 0, f"admin: {bind}: {fault}")])
 
 
 def _plural(count: int, text: str) -> str:

@@ -27,6 +27,8 @@ LOOPBACK = "127.0.0.1"
 MAX_HEAD, MAX_FIELDS, PIECE = 64 * 1024, 100, 64 * 1024
 MAX_FRAME = 1 << 20
 CHUNKED = -1
+DAYS = 30
+"""Of the certificate: one that ends soon would be warned of."""
 
 CONFIG = """\
 listeners:
@@ -86,7 +88,7 @@ def run_demo(wanted: Mapping[str, int], serve: Callable[[Callable[[], Config], C
         if ports[name] != number != 0:
             say(f"port {number} cannot be had, taking {ports[name]}")
     with Backends(NAMES) as backends, TemporaryDirectory(prefix="edgeproxy-demo-") as folder:
-        files = selfsigned.write(folder, ["localhost", LOOPBACK], 1, time.time())
+        files = selfsigned.write(folder, ["localhost", LOOPBACK], DAYS, time.time())
         facts = {**ports, "cert": str(files.cert), "key": str(files.key)}
         config = load_text(CONFIG.format(**facts, **backends.addresses), "<demo>", now=time.time())
         first = threading.Thread(target=_first_requests, args=(facts, say), daemon=True)

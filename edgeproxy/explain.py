@@ -342,7 +342,7 @@ def _endpoints(answer: Answer, config: model.Service, see: See) -> None:
     if none is not None and not answer.chosen:
         answer.reply = none.kind.status, none.cause
         answer.problem = f"service {config.name}: {none.cause}"
-        if not any(state.weight for state in order) and not seen.unresolved:
+        if order and not any(state.weight for state in order):
             answer.problem = f"service {config.name} has no endpoint that takes anything"
 
 
@@ -352,6 +352,7 @@ def _double(loop: asyncio.AbstractEventLoop, config: model.Service, seen: Seen) 
     plain = replace(config, protocol="http", tls=model.ServiceTls(), send_proxy_protocol=None, endpoints=(), dns=(),
                     external_name=None, affinity=None, health=None, slow_start=0.0)
     service = Service(loop, plain, random.Random(0))
+    service.absence = lambda: next((f"{name['name']}: {name['error']}" for name in seen.dns if name["error"]), "")
     service.supply([Target(state.endpoint, state.weight, state.backup) for state in seen.states], seen.unresolved)
     for state, member in zip(seen.states, service.view.members, strict=True):
         _like(state, member)

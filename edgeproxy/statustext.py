@@ -79,7 +79,8 @@ def _title(report: Json) -> str:
     state = "draining" if report["draining"] else "ready"
     text = f"edgeproxy {report['version']}, pid {report['pid']}, up {span(report['uptime'])}, {state}"
     if report["leaving_connections"]:
-        text += f", {report['leaving_connections']} connections of listeners that are gone"
+        count = report["leaving_connections"]
+        text += f", {count} connection{'s' * (count != 1)} of listeners that are gone"
     if report["reload_refused"]:
         text += f"\nthe last reload was refused: {plain(report['reload_refused'].splitlines()[0])}"
     return text
@@ -116,9 +117,10 @@ def _names(found: Sequence[Json]) -> Block:
     for one in found:
         told = [one["error"] or "", f"stale for {span(one['stale_for'])}" if one["stale_for"] else "",
                 "alias of " + " -> ".join(one["chain"]) if one["chain"] else "", ",".join(one["addresses"])]
+        told = list(filter(None, told)) or ["no address" if one["server"] else ""]
         rows.append([one["service"], one["name"], one["type"], span(one["ttl_left"]) if one["ttl_left"] else "",
                      span(one["next_in"]),
-                     str(one["failures"]), one["server"] or "", "; ".join(filter(None, told))])
+                     str(one["failures"]), one["server"] or "", "; ".join(told)])
     return ("SERVICE", "NAME", "TYPE", "TTL", "NEXT", "FAILURES", "SERVER", "ANSWER"), rows
 
 
@@ -150,13 +152,17 @@ def affinity(found: Json | None) -> str:
 
 
 def _health(found: Json | None) -> str:
-    return "" if found is None else f"{found['by']}{found['path'] or ''} each {span(found['interval'])}"
+    if found is None:
+        return ""
+    return " ".join(filter(None, (found["by"], found["path"], "each", span(found["interval"]))))
 
 
 def _trouble(service: Json) -> str:
     if service["unresolved"]:
         return f"not resolved: {service['unresolved']}"
-    return "no endpoints" if not service["size"] else "" if service["ready"] else "no endpoint is ready"
+    if not service["size"]:
+        return "no endpoints"
+    return "" if service["ready"] else str(service["fallback"] or "no endpoint is ready")
 
 
 def _why(endpoint: Json) -> str:

@@ -36,7 +36,8 @@ def endpoint(text: str) -> EndpointAddress:
     if text.startswith("unix:"):
         return EndpointAddress(path=_socket_path(text))
     _refuse_url(text, "an endpoint is an address, not a URL", "10.0.0.5:80")
-    host, port = _host_and_port(text, f"{text}:80" if _is_address(text) else "10.0.0.5:80")
+    known = _is_address(text) or _is_host(text.lower().removesuffix("."))
+    host, port = _host_and_port(text, f"{text}:80" if known and not text.isdigit() else "10.0.0.5:80")
     if not host:
         raise ValueError(f"the address is missing; write {quoted('127.0.0.1:' + port)} for this machine")
     if "/" in port:

@@ -274,8 +274,8 @@ def _cookies(config: Config) -> Iterator[Found]:
                       if hosts[other] & hosts[name] or "" in hosts[other] | hosts[name]), None)
         if rival is not None:
             yield Found(Service, name, ("affinity", "cookie"),
-                        f"the service {quoted(rival)} sets a cookie {quoted(cookie)} on the same host, and a browser keeps "
-                        "only one of them: give one another name")
+                        f"the service {quoted(rival)} sets a cookie {quoted(cookie)} on the same host, and a browser "
+                        "keeps only one of them: give one another name")
         first[cookie].append(name)
 
 

@@ -325,8 +325,8 @@ class Shutdown:
 class Resolver:
     nameservers: Annotated[tuple[Annotated[Nameserver, Form("nameserver")], ...], OneOrList("system")] = ()
     """`system`, the default, is those of /etc/resolv.conf; or a list such as `["10.96.0.10", "127.0.0.1:5353"]`."""
-    timeout: Span = 2.0
-    """For one question to one nameserver."""
+    timeout: Span | None = None
+    """For one question to one nameserver; default: resolv.conf's, 2s without."""
     min_ttl: Span = 1.0
     """An answer is kept at least so long."""
     max_ttl: Span = 60.0

@@ -84,14 +84,16 @@ class Reader:
             raise ValueError(f"the environment variable {name} is not UTF-8")
         return value
 
-    def is_a(self, node: Node, kind: str, words: str) -> bool:
+    def is_a(self, node: Node, kind: str, words: str, instead: Callable[[str], str] | None = None) -> bool:
+        """`instead`: what to write in place of one value, if that is known."""
         if node.tag:
             self.document.refuse(node, f"tags such as {quoted(node.tag)} are not used here; write the value alone")
         elif node.id != kind:
             found = _FOUND[node.id]
             if node.id == "scalar":
                 found = quoted(node.value) if node.value or node.style else "no value"
-            self.document.refuse(node, f"expected {words}, found {found}")
+            advice = instead(node.value) if instead is not None and node.id == "scalar" else ""
+            self.document.refuse(node, f"expected {words}, found {found}{advice and '; write ' + advice}")
         else:
             return True
         return False
@@ -175,6 +177,9 @@ class ListOf(Shape):
             text = reader.scalar(node, self.words)
             if text is None or text == self.empty:
                 return BAD if text is None else ()
+            if reader.document.problems.guess(text, (self.empty,)):
+                reader.document.refuse(node, f'unknown value {quoted(text)}, did you mean "{self.empty}"?')
+                return BAD
         if self.or_one and node.id != "sequence":
             value = self.item.read(reader, node)
             return BAD if value is BAD else (value,)
@@ -267,13 +272,15 @@ class MapOf(Shape):
     """A map with the keys of a dataclass. The parts come late because maps are within maps.
 
     `whole`: with a mistake in it there is no value at all, since rules.py would judge what is left out by mistake.
+    `instead`: of one value that stands there, what was meant; empty: nobody knows.
     """
 
-    def __init__(self, kind: type, parts: Callable[[], Iterable[Part]],
-                 build: Callable[..., Any] | None = None, whole: bool = False) -> None:
+    def __init__(self, kind: type, parts: Callable[[], Iterable[Part]], build: Callable[..., Any] | None = None,
+                 whole: bool = False, instead: Callable[[str], str] | None = None) -> None:
         self.kind = kind
         self.build = build or kind
         self.whole = whole
+        self.instead = instead
         self.words = "a map"
         self._late_parts = parts
         self._parts: dict[str, Part] | None = None
@@ -307,7 +314,7 @@ class MapOf(Shape):
         another file.
         """
         parts = self.parts
-        if not reader.is_a(node, "mapping", self.words):
+        if not reader.is_a(node, "mapping", self.words, self.instead):
             return None
         values: dict[str, Any] = {}
         seen: dict[str, Node] = {}
@@ -414,15 +421,17 @@ class ShortOr(Shape):
 
 
 class OneKey(Shape):
-    """A map with exactly one of several keys."""
+    """A map with exactly one of several keys; `instead` as of `MapOf`."""
 
-    def __init__(self, options: Mapping[str, Shape], build: Callable[[str, Any], Any]) -> None:
+    def __init__(self, options: Mapping[str, Shape], build: Callable[[str, Any], Any],
+                 instead: Callable[[str], str] | None = None) -> None:
         self.options = options
         self.build = build
+        self.instead = instead
         self.words = " or ".join(f"{{{key}: …}}" for key in options)
 
     def read(self, reader: Reader, node: Node) -> Any:
-        if not reader.is_a(node, "mapping", self.words):
+        if not reader.is_a(node, "mapping", self.words, self.instead):
             return BAD
         if len(node.value) != 1:
             reader.document.refuse(node, f"expected exactly one of {', '.join(self.options)}")

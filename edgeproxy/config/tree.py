@@ -6,6 +6,7 @@ written out here.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -38,7 +39,7 @@ def shape_of(kind: type) -> Shape:
 
 @cache
 def map_of(kind: type) -> MapOf:
-    return MapOf(kind, partial(_parts, kind), whole=kind in (model.Health, model.Resolver))
+    return MapOf(kind, partial(_parts, kind), whole=kind in (model.Health, model.Resolver), instead=_INSTEAD.get(kind))
 
 
 @cache
@@ -152,7 +153,8 @@ def _dns_source() -> Shape:
 
 def _affinity() -> Shape:
     kinds = {"client_ip": map_of(model.ClientIp), "cookie": map_of(model.AffinityCookie)}
-    return OneKey(kinds, lambda key, value: model.Affinity(**{key: value}))
+    return OneKey(kinds, lambda key, value: model.Affinity(**{key: value}),
+                  lambda text: f"{{{text}: {{}}}}" if text in kinds else "")
 
 
 def _balance() -> Shape:
@@ -167,6 +169,17 @@ def _balance() -> Shape:
 def _balance_with(key: str, value: Any) -> model.Balance:
     return value if key == "hash" else model.Balance("source-hash", ipv6_prefix=value.ipv6_prefix)
 
+
+def _probe_by(text: str) -> str:
+    return "{http: {path: /healthz}}" if text == "http" else f"{{{text}: {{}}}}" if text in ("tcp", "grpc") else ""
+
+
+def _path_of_probe(text: str) -> str:
+    return f"{{path: {text}}}" if re.fullmatch(r"/[!-~]*", text) else ""
+
+
+_INSTEAD: dict[type, Callable[[str], str]] = {model.Health: _probe_by, model.HttpProbe: _path_of_probe}
+"""What was meant by one value in place of a map."""
 
 _SPECIAL: dict[type, Callable[[], Shape]] = {
     model.PathMatch: _path_match,

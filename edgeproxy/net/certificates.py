@@ -87,6 +87,11 @@ class TlsServer:
         for site in islice(new, TRIED):  # a cipher, a bundle or a key that OpenSSL does not take is told now
             site.context()
 
+    @property
+    def authorities(self) -> bytes:
+        """The bundle that clients' certificates are checked by, as it was read; empty: they are not."""
+        return self._settings.ca
+
     def cold(self) -> list[Site]:
         """Those that have no context yet."""
         return [site for site in self._known.values() if site._context is None]

@@ -24,7 +24,8 @@ from edgeproxy.upstream.service import Service
 if TYPE_CHECKING:
     from edgeproxy.runtime.listener import Listener
     from edgeproxy.snapshot import Live
-    from edgeproxy.upstream.discovery import Discovery, NameView
+    from edgeproxy.upstream.discovery import Discovery
+    from edgeproxy.upstream.names import NameView
 
 Json = dict[str, Any]
 
@@ -73,9 +74,14 @@ def service_named(running: Running, name: str) -> Service:
 
 
 def instead_of(address: str, service: Service) -> str:
-    """What to say of an endpoint that is not there."""
-    return f"service {service.name} has no endpoint {address}; " \
-           f"{_instead(address, [member.address for member in service.view.members])}"
+    """What to say of an endpoint that is not there: the nearest is one of the same host, or of the same name."""
+    everyone = list(service.everyone)
+    hosts = {address, address.strip("[]"), address.rpartition(":")[0].strip("[]")} - {""}
+    near = [member.address for member in everyone if hosts & {member.endpoint.host, member.endpoint.name}]
+    told = f"did you mean {near[0]}?" if len(near) == 1 else _instead(address, near or [m.address for m in everyone])
+    if len(near) > 1 and any(address.strip("[]") in (m.endpoint.host, m.endpoint.name) for m in everyone):
+        told = f"there is {', '.join(near[:10])}"
+    return f"service {service.name} has no endpoint {address}; {told}"
 
 
 def _instead(name: str, names: Collection[str]) -> str:
@@ -112,7 +118,8 @@ def readiness(running: Running) -> Json:
     for name, service in list(running.kept.services.items()):
         members = service.view.members
         services[name] = {"ready": sum(member.ready and member.weight > 0 for member in members),
-                          "endpoints": len(members), "unresolved": service.unresolved or None}
+                          "endpoints": len(members), "fallback": fallback(members, service.config.panic) or None,
+                          "unresolved": service.unresolved or None}
     return {"ready": not running.live.draining, "draining": running.live.draining,
             "reload_refused": running.refused or None, "services": services}
 
@@ -157,9 +164,15 @@ def _certificates(config: model.Config, now: float) -> list[Json]:
 
 
 def _certificate(certificate: Certificate, used_by: list[str], now: float) -> Json:
-    return {"cert": certificate.cert, "names": list(certificate.names), "key_type": certificate.key_type,
+    return {"cert": _shown(certificate.cert), "names": list(certificate.names), "key_type": certificate.key_type,
             "not_after": certificate.not_after, "days_left": certificate.days_left(now),
             "expired": certificate.not_after <= now, "fingerprint": certificate.fingerprint, "used_by": used_by}
+
+
+def _shown(path: str) -> str:
+    """Without `..`, where that is the same file: behind a link it may be another."""
+    short = os.path.normpath(path)
+    return short if short == path or os.path.realpath(short) == os.path.realpath(path) else path
 
 
 # ---- services and endpoints
@@ -173,6 +186,7 @@ def _service(service: Service, running: Running, now: float) -> Json:
         "hash_of": f"{config.balance.source} {config.balance.name}".rstrip() if config.balance.source else None,
         "affinity": _affinity(service), "health": _health(config),
         "ready": sum(member.ready and member.weight > 0 for member in members), "size": len(members),
+        "fallback": fallback(members, config.panic) or None,
         "waiting": len(service.waiting), "queue": config.limits.queue,
         "per_endpoint": config.limits.per_endpoint or None, "unresolved": service.unresolved or None,
         "endpoints": (endpoint(member, part.get(member.address, 0.0), running.began, now) for member in members),
@@ -199,13 +213,30 @@ def _health(config: model.Service) -> Json | None:
 
 def shares(members: Collection[EndpointState], panic: bool) -> dict[str, float]:
     """How much of the new work each gets by its weight and its slow start: among the primaries that are ready, or among
-    the backups when none is; in a panic, among those that are down. Who is not named gets nothing."""
-    ready = [m for m in members if m.ready and m.weight > 0]
-    if not ready and panic:
-        ready = [m for m in members if m.state in (DOWN, EJECTED) and m.weight > 0]
-    some = [m for m in ready if not m.backup] or ready
+    the backups when none is; with none ready among those that were ejected, and in a panic among those that are down.
+    Who is not named gets nothing."""
+    some = _serving(members, panic)
+    some = [m for m in some if not m.backup] or some
     total = sum(m.weight * ramp(m) for m in some)
     return {m.address: m.weight * ramp(m) / total for m in some}
+
+
+def _serving(members: Collection[EndpointState], panic: bool) -> list[EndpointState]:
+    """As `Service.pick` goes about it."""
+    some = [m for m in members if m.weight > 0]
+    return ([m for m in some if m.ready] or [m for m in some if m.state == EJECTED]
+            or [m for m in some if m.state == DOWN and panic])
+
+
+def fallback(members: Collection[EndpointState], panic: bool) -> str:
+    """Who serves though no endpoint is ready; empty: nobody, or there is no need to."""
+    serving = _serving(members, panic)
+    if not serving or serving[0].ready:
+        return ""
+    if serving[0].state == EJECTED:
+        return "none is ready: those that were ejected are used"
+    every = len(serving) == sum(m.weight > 0 for m in members)
+    return "panic: all are used" if every else "panic: those that are down are used"
 
 
 def ramp(state: EndpointState) -> float:

@@ -80,6 +80,17 @@ def watched(config: Config) -> list[str]:
     return list(dict.fromkeys(paths + bundles_of(config)))
 
 
+def new_bundles(config: Config, before: Rules, rules: Rules) -> list[str]:
+    """Of authorities whose content is another one in `rules`: a file may be written anew and say the same."""
+    found = [listener.tls.client_auth.ca for name, listener in config.listeners.items()
+             if listener.tls and listener.tls.client_auth and name in before.tls
+             and before.tls[name].authorities != rules.tls[name].authorities]
+    found += [service.tls.ca for name, service in config.services.items()
+              if service.tls.ca and name in before.endpoints_tls
+              and before.endpoints_tls[name].authorities != rules.endpoints_tls[name].authorities]
+    return list(dict.fromkeys(found))
+
+
 async def warm(servers: Iterable[TlsServer]) -> None:
     """Make the contexts that nobody has asked for yet, a few at a time in a thread, half of the time at most."""
     for server in servers:
@@ -185,8 +196,9 @@ class CertificateWatch:
         if not fresh and not rotate:
             return
         renewed = replace(config, certificates=config.certificates | certificates)
+        before = self._rules()
         try:
-            rules = await asyncio.to_thread(renew_rules, renewed, self._rules(), rotate)
+            rules = await asyncio.to_thread(renew_rules, renewed, before, rotate)
         except ConfigError as error:  # it is tried again each time: another file may be what stands in the way
             if str(error) != self._told:
                 self._told = str(error)
@@ -199,7 +211,7 @@ class CertificateWatch:
             self._renewed(config, renewed, rules)
             if self._config() is renewed:
                 self._known = renewed
-            for bundle in fresh.intersection(bundles_of(config)):
+            for bundle in new_bundles(config, before, rules):
                 _log.info("new authorities in %s", bundle)
             for certificate in certificates.values():
                 _log.info("new certificate %s, sha256 %s, for %s", certificate.cert, certificate.fingerprint[:16],

@@ -1,10 +1,13 @@
 """`edgeproxy …` as a subprocess: what it printed, how it ended."""
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,9 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "edgeproxy")
+RUNTIME = tempfile.mkdtemp(prefix="ep-")
+"""Where the proxies have their admin sockets: one that is killed leaves its own. Short: a socket's path has 107 bytes."""
+atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
 
 
 class Done(NamedTuple):
@@ -25,7 +31,7 @@ class Done(NamedTuple):
 def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("EDGEPROXY_") or k in ("EDGEPROXY_PURE",
                                                                                          "EDGEPROXY_LOOP")}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **more}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "RUNTIME_DIRECTORY": RUNTIME, **more}
 
 
 def edgeproxy(*args: str, cwd: Path | str = "/", **env: str) -> Done:

@@ -45,6 +45,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(("place", "why"), [
+    ("nowhere/a.sock", "the directory does not exist; create it first"),
+    ("conf.yaml", "the path exists and is not a socket; remove it or choose another path"), ("a.sock", "")])
+def test_a_place_for_admin_is_looked_at(folder: Path, place: str, why: str) -> None:
+    (folder / "conf.yaml").write_text(f"{GOOD}admin: {{bind: 'unix:{place}'}}\n")
+    done = edgeproxy("check", cwd=folder, EDGEPROXY_CONFIG="conf.yaml")
+    if not why:
+        assert done.status == 0 and not (folder / place).exists()
+        return
+    assert (done.status, done.err) == (78, f"edgeproxy: admin: unix:{folder}/{place}: {why}\n")
+
+
 # ---- help, versions, schema
 
 def test_help_is_short_and_names_every_command() -> None:

@@ -25,6 +25,7 @@ from edgeproxy.router import build_router
 from edgeproxy.runtime.status import Running
 from edgeproxy.snapshot import Live, Snapshot, compile_rules
 from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.names import NameView
 from edgeproxy.upstream.service import Service
 
 CONF = """\
@@ -308,7 +309,19 @@ def test_a_name_that_is_not_resolved(dns: ScriptedDns, act: Any, why: str, monke
     answer = ask_with_names(dns, "http://far.test:8080/")
     assert not answer.found and answer.reply is not None and answer.reply[0] == 503
     assert "no name of the service could be resolved" in answer.problem and why in answer.problem
-    assert any(line.startswith("name       far.test A: ") and why in line for line in text(answer))
+    told = [line for line in text(answer) if line.startswith("name       far.test ")]
+    assert len(told) == 2 and all(why in line and "no address" not in line for line in told)
+
+
+def test_an_absence_is_told_once_and_names_keep_their_order(dns: ScriptedDns) -> None:
+    for name in ("web.test", "db.test"):
+        dns.says(name, "A", peer.addresses("10.0.1.1"))
+        dns.says(name, "AAAA", peer.nodata("test"))
+    for _ in range(3):
+        lines = text(ask_with_names(dns, "http://x:8080/"))
+        assert [line for line in lines if line.startswith("name ")] == [
+            "name       db.test A: 10.0.1.1", "name       db.test AAAA: no address",
+            "name       web.test A: 10.0.1.1", "name       web.test AAAA: no address"]
 
 
 # ---- a running proxy
@@ -341,6 +354,7 @@ def live() -> Callable[..., tuple[Service, Ask]]:
         def ask(client: str = "192.0.2.7", *fields: str) -> Any:
             return explain_running(running, {"url": ["http://a:8080/"], "from": [client], "header": list(fields)})
 
+        ask.discoveries = kept.discoveries  # type: ignore[attr-defined]
         return kept.services["app"], ask
 
     return start
@@ -396,7 +410,7 @@ def test_a_cookie_binds_as_well(live: Callable[..., tuple[Service, Ask]]) -> Non
     service, ask = live(affinity=model.Affinity(cookie=model.AffinityCookie(secret="x")))
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 65536, 100)
     assert head is not None
-    cookie = service.cookie_for("192.0.2.7", head, service.view.members[1], (), False).split(b";")[0].decode()
+    cookie = service.cookie_for(head, service.view.members[1], (), False).split(b";")[0].decode()
     assert ask("192.0.2.9", f"Cookie: {cookie}")["chosen"] == "10.0.0.2:80"
     assert ask("192.0.2.9", "Cookie: edge=nonsense")["chosen"] is None
 
@@ -441,3 +455,11 @@ def test_a_question_that_is_none(live: Callable[..., tuple[Service, Ask]], query
     running = Running(Live(Snapshot(config, {}, compile_rules(config))), {}, (), kept)
     with pytest.raises(ValueError):
         explain_running(running, query)
+
+
+def test_what_dns_said_of_a_name_that_is_gone(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(endpoints=(), dns=(model.DnsSource("web.test", 80),))
+    service.supply([], "")
+    view = NameView("web.test", "A", (), 0.0, 1.0, 0, (), False, 0.0, "no such name", "10.0.0.53:53", {})
+    ask.discoveries["app"] = SimpleNamespace(names=[view])  # type: ignore[attr-defined]
+    assert ask()["problem"] == "service app: the service has no endpoints: web.test: no such name"

@@ -227,7 +227,7 @@ def test_demo_s_curl_lines_work_as_printed() -> None:
         assert " got GET /\n" in relayed and "X-Forwarded-For" not in relayed
         it.line('"GET /ping HTTP/1.1" 200')
         assert it.end() in (0, 130)
-        assert it.lines["err"] == []
+        assert it.lines["err"] == [], "nothing to warn of either"
 
 
 def test_demo_takes_other_ports_if_its_own_are_taken() -> None:

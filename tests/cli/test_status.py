@@ -36,7 +36,7 @@ REPORT: dict[str, Any] = {
                    "leads_to": "routes"},
                   {"name": "pg", "bind": [":5432"], "protocol": "tcp", "connections": 2, "limit": 100, "leads_to": "pg"}],
     "services": [
-        {"name": "site", "picker": "round-robin", "hash_of": None, "ready": 1, "size": 3, "waiting": 0, "queue": 10,
+        {"name": "site", "picker": "round-robin", "hash_of": None, "ready": 1, "size": 3, "fallback": None, "waiting": 0, "queue": 10,
          "affinity": {"by": "client_ip", "timeout": 10800.0, "clients": 2},
          "health": {"by": "http", "path": "/healthz", "interval": 2.0}, "unresolved": None, "endpoints": [
              endpoint("10.0.0.1:80", share=1.0, latency_ms=12.14),
@@ -44,7 +44,7 @@ REPORT: dict[str, Any] = {
                       reason="3 probes in a row failed: status 500"),
              endpoint("10.0.0.3:80", backup=True, share=0.0, ramp=0.25, name="web.test")],
          "leaving": [endpoint("10.0.0.9:80", state="draining", share=0.0, since=0.3, reason="it is named no more")]},
-        {"name": "pg", "picker": "hash", "hash_of": "header x-user", "ready": 0, "size": 0, "waiting": 0, "queue": 0,
+        {"name": "pg", "picker": "hash", "hash_of": "header x-user", "ready": 0, "size": 0, "fallback": None, "waiting": 0, "queue": 0,
          "affinity": None, "health": None, "unresolved": "timeout of 10.0.0.53", "endpoints": [], "leaving": []}],
     "dns": [{"service": "site", "name": "web.test", "type": "A", "addresses": ["10.0.0.3", "10.0.0.4"], "ttl_left": 20.0,
              "next_in": 18.2, "chain": ["a.test", "b.test"], "stale_for": 4.0, "failures": 2, "error": "SERVFAIL",
@@ -61,9 +61,9 @@ LISTENER  BIND          PROTOCOL  CONNECTIONS  LEADS TO
 web       :80,[::1]:81  http               12  routes
 pg        :5432         tcp             2/100  pg
 
-SERVICE  PICKER              READY  AFFINITY                PROBES                WAITING  WHY
-site     round-robin         1/3    client_ip,3h,clients=2  http/healthz each 2s     0/10
-pg       hash:header:x-user  0/0    -                       -                           0  not resolved: timeout of 10.0.0.53
+SERVICE  PICKER              READY  AFFINITY                PROBES                 WAITING  WHY
+site     round-robin         1/3    client_ip,3h,clients=2  http /healthz each 2s     0/10
+pg       hash:header:x-user  0/0    -                       -                            0  not resolved: timeout of 10.0.0.53
 
 SERVICE  ENDPOINT     STATE       FOR  WEIGHT  SHARE  ACTIVE  TOTAL  FAILED  LATENCY  WHY
 site     10.0.0.1:80  up        3m12s       1   100%       3   1002       0   12.1ms
@@ -92,7 +92,7 @@ def test_only_the_last_column_is_cut_to_a_terminal() -> None:
     for width in (40, 100, 120):
         for cut, whole in zip(lines(REPORT, width), lines(REPORT), strict=True):
             assert cut == whole or cut.endswith("…") and whole.startswith(cut[:-1])
-            assert len(cut) <= max(width, 99) or not cut.endswith("…")  # eight characters of a last column are left
+            assert len(cut) <= max(width, 100) or not cut.endswith("…")  # eight characters of a last column are left
 
 
 def test_states_have_colours_and_columns_stay() -> None:
@@ -108,6 +108,26 @@ def test_a_refused_reload_and_a_drain_are_told() -> None:
     told = list(lines({**REPORT, "draining": True, "leaving_connections": 3, "reload_refused": "c.yaml:1:2: no\nmore"}))
     assert told[0] == ("edgeproxy 1.2, pid 4711, up 3h12m, draining, 3 connections of listeners that are gone\n"
                        "the last reload was refused: c.yaml:1:2: no")
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, ""), (1, ", 1 connection of"), (2, ", 2 connections of")])
+def test_connections_are_counted_in_words(count: int, told: str) -> None:
+    assert told in next(lines({**REPORT, "leaving_connections": count}))
+
+
+@pytest.mark.parametrize(("fallback", "told"), [
+    ("panic: all are used", "panic: all are used"), (None, "no endpoint is ready")])
+def test_who_serves_though_none_is_ready(fallback: str | None, told: str) -> None:
+    service = {**REPORT["services"][0], "ready": 0, "fallback": fallback}
+    [line] = [line for line in lines({**REPORT, "services": [service]}) if "  0/3  " in line]
+    assert line.endswith(f"  {told}")
+
+
+def test_an_answer_without_addresses_is_one() -> None:
+    name = {**REPORT["dns"][0], "type": "AAAA", "addresses": [], "chain": [], "stale_for": None, "error": None}
+    for server, told in (("hosts file", "hosts file  no address"), (None, "-")):
+        [line] = [line for line in lines({**REPORT, "dns": [{**name, "server": server}]}) if " AAAA " in line]
+        assert line.endswith(told)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [

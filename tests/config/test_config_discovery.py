@@ -259,6 +259,11 @@ def test_defaults_about_names_say_nothing_and_are_taken() -> None:
     ("health: {http: {method: HEAD, body: ok}}", ["3:37: an answer to HEAD has no body; write method: GET"]),
     ("health: {http: {method: get}}", ['3:31: methods are in capitals, did you mean "GET"?']),
     ("health: {http: {method: CONNECT}}", ["3:31: CONNECT does not ask for anything; write GET, HEAD, OPTIONS …"]),
+    ("health: http", ["3:15: expected a map with tcp, http, grpc, interval, timeout, fall, rise, initial, found \"http\"; "
+                      "write {http: {path: /healthz}}"]),
+    ("health: icmp", ['3:15: expected a map with tcp, http, grpc, interval, timeout, fall, rise, initial, found "icmp"']),
+    ("health: {http: /healthz}", ['3:22: expected a map with path, method, host, headers, status, body, found "/healthz"; '
+                                  "write {path: /healthz}"]),
     ("health: {http: {path: healthz}}", ['3:29: "healthz" cannot be asked for; write a path, perhaps with a query: /healthz?deep=1']),
     ("health: {http: {path: '/a b'}}", ['3:29: "/a b" cannot be asked for; write a path, perhaps with a query: /healthz?deep=1']),
     ("health: {http: {headers: {Host: a}}}", ["3:33: the host that a probe asks for is its key host"]),
@@ -276,6 +281,9 @@ def test_health_that_will_not_do(keys: str, problems: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("keys", "problems"), [
+    ("affinity: cookie", ['3:17: expected {client_ip: …} or {cookie: …}, found "cookie"; write {cookie: {}}']),
+    ("affinity: sticky", ['3:17: expected {client_ip: …} or {cookie: …}, found "sticky"']),
+    ("endpoints: [web.dev.internal]", ['3:19: "web.dev.internal" has no port; write "web.dev.internal:80"']),
     ("affinity: {}", ["3:17: expected exactly one of client_ip, cookie"]),
     ("affinity: {client_ip: {}, cookie: {}}", ["3:17: expected exactly one of client_ip, cookie"]),
     ("affinity: {clientip: {}}", ['3:18: unknown key "clientip", did you mean "client_ip"?']),
@@ -308,8 +316,9 @@ def test_affinity_and_balance_that_will_not_do(keys: str, problems: list[str]) -
     ("resolver: {nameservers: [system]}",
      ["1:26: system goes into resolver, alone: nameservers: system, which is the default, too"]),
     ("resolver: {nameservers: []}", ["1:25: this list is empty; write a value or leave the key out"]),
-    ("resolver: {nameservers: sistem}",
-     ['1:25: "sistem" is a name: a nameserver is an IP address, since it is what names are asked of']),
+    ("resolver: {nameservers: sytem}", ['1:25: unknown value "sytem", did you mean "system"?']),
+    ("resolver: {nameservers: dns.example}",
+     ['1:25: "dns.example" is a name: a nameserver is an IP address, since it is what names are asked of']),
     ("admin: {}", ['1:8: "bind" is missing here']),
     ("admin: 127.0.0.1:9900", ['1:8: expected a map with bind, found "127.0.0.1:9900"']),
     ("admin: {bind: ['127.0.0.1:1']}", ['1:15: expected an address such as ":80", "127.0.0.1:8080", "[::1]:80" or '

@@ -11,10 +11,12 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +58,11 @@ def free_port() -> int:
         return port
 
 
+RUNTIME = tempfile.mkdtemp(prefix="ep-")
+"""Where the proxies have their admin sockets: one that is killed leaves its own. Short: a socket's path has 107 bytes."""
+atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
+
+
 @atexit.register
 def _give_back() -> None:
     for reservation in _reserved:
@@ -94,7 +101,7 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     assert spec is not None and spec.origin is not None
     folders = [str(Path(spec.origin).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1",
-                         "NO_COLOR": "1"} | (dict(more) if more else {})
+                         "NO_COLOR": "1", "RUNTIME_DIRECTORY": RUNTIME} | (dict(more) if more else {})
 
 
 class Edge:

@@ -237,7 +237,11 @@ def test_ready_until_it_drains(run: Run, folder: Path) -> None:
         desk.running.refused = "conf.yaml:1:1: no"
         assert (await desk.get("/readyz?verbose")).json == {
             "ready": True, "draining": False, "reload_refused": "conf.yaml:1:1: no",
-            "services": {"app": {"ready": 3, "endpoints": 3, "unresolved": None}}}
+            "services": {"app": {"ready": 3, "endpoints": 3, "fallback": None, "unresolved": None}}}
+        for member in desk.app.view.members:
+            member.ready, member.state = False, "ejected"
+        assert (await desk.get("/readyz?verbose")).json["services"]["app"]["fallback"] == \
+            "none is ready: those that were ejected are used"
         desk.live.draining = True
         assert (await desk.get("/readyz"))[::2] == (503, b"draining\n")
         found = await desk.get("/readyz?verbose")
@@ -357,7 +361,8 @@ def test_orders_that_are_none(run: Run, folder: Path) -> None:
                 (b"\xff", 400, "no JSON"), (good | {"action": "kill"}, 400, "action is one of drain, disable, enable"),
                 (good | {"force": True}, 400, "and nothing else"), (good | {"address": 1}, 400, "each a text"),
                 (good | {"service": "web"}, 404, "no service web; there is app"),
-                (good | {"address": "10.0.0.9:80"}, 404, "service app has no endpoint 10.0.0.9:80; did you mean 10.0.0.")):
+                (good | {"address": "10.0.0.9:80"}, 404, "service app has no endpoint 10.0.0.9:80; did you mean 10.0.0."),
+                (good | {"address": "10.0.0.2:8080"}, 404, "no endpoint 10.0.0.2:8080; did you mean 10.0.0.2:80?")):
             reply = await desk.post(body)
             assert reply.status == code and detail in reply.json["detail"], reply
         assert all(member.ready for member in desk.app.view.members)

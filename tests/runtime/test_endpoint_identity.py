@@ -169,6 +169,23 @@ def test_new_authorities_are_believed_and_the_old_ones_no_longer(run: Run, play:
 
 
 @both_loops
+def test_authorities_that_were_written_anew_and_are_the_same_are_not_told(run: Run, play: Play, first: Authority,
+                                                                          second: Authority) -> None:
+    async def story(told: Story) -> None:
+        talk = await told.connects(told.place.context(first))
+        await told.clock.later()
+        put(told.ca, told.ca.read_bytes())
+        await told.clock.later()
+        assert told.said("new authorities") == []
+        assert (await told.asks(talk)).status == 200, "the connection is kept"
+        put(told.ca, second.pem.read_bytes())
+        await told.clock.later()
+        assert len(told.said("new authorities")) == 1
+
+    play(run, "https", story)
+
+
+@both_loops
 @both_protocols
 def test_a_new_client_certificate_is_shown(run: Run, play: Play, first: Authority, protocol: str) -> None:
     async def story(told: Story) -> None:

@@ -13,12 +13,12 @@ import pytest
 from config.pems import NOW, pem
 from edgeproxy.config import model
 from edgeproxy.config.certificates import read_certificate
-from edgeproxy.policy.endpoint import DOWN, Endpoint, EndpointState, target
+from edgeproxy.policy.endpoint import DOWN, EJECTED, Endpoint, EndpointState, target
 from edgeproxy.runtime import status
 from edgeproxy.runtime.status import Running, Unknown
 from edgeproxy.snapshot import Live, Rules, Snapshot
-from edgeproxy.upstream.discovery import NameView
 from edgeproxy.upstream.events import Events
+from edgeproxy.upstream.names import NameView
 from edgeproxy.upstream.service import Service
 
 
@@ -48,16 +48,52 @@ def state(address: str, weight: int = 1, backup: bool = False, ready: bool = Tru
     return made
 
 
+def ejected(address: str, **parts: Any) -> EndpointState:
+    made = state(address, ready=False, **parts)
+    made.state = EJECTED
+    return made
+
+
 @pytest.mark.parametrize(("states", "panic", "shares"), [
     ([state("a"), state("b", 3)], False, {"a": 0.25, "b": 0.75}),
     ([state("a"), state("b", 0), state("c", backup=True)], False, {"a": 1.0}),
     ([state("a", ready=False), state("c", backup=True)], False, {"c": 1.0}),
     ([state("a", ready=False), state("b", ready=False)], False, {}),
     ([state("a", ready=False), state("b", ready=False)], True, {"a": 0.5, "b": 0.5}),
+    ([ejected("a"), state("b", ready=False), ejected("c", backup=True)], True, {"a": 1.0}),
+    ([ejected("a"), state("b", ready=False)], False, {"a": 1.0}),
     ([state("a"), state("b", handicap=3.0)], False, {"a": 0.8, "b": 0.2}),
     ([], False, {})])
 def test_shares(states: list[EndpointState], panic: bool, shares: dict[str, float]) -> None:
     assert status.shares(states, panic) == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(("states", "panic", "told"), [
+    ([state("a"), state("b", ready=False)], True, ""), ([state("a", ready=False)], False, ""), ([], True, ""),
+    ([state("a", ready=False), state("b", 0, ready=False)], True, "panic: all are used"),
+    ([state("a", ready=False), ejected("b")], True, "none is ready: those that were ejected are used")])
+def test_who_serves_though_none_is_ready(states: list[EndpointState], panic: bool, told: str) -> None:
+    assert status.fallback(states, panic) == told
+
+
+@pytest.mark.parametrize(("address", "told"), [
+    ("127.0.0.11", "did you mean 127.0.0.11:26001?"), ("127.0.0.11:80", "did you mean 127.0.0.11:26001?"),
+    ("web.test", "did you mean 127.0.0.14:26001?"), ("::1", "did you mean [::1]:26001?"),
+    ("127.0.0.13", "there is 127.0.0.13:26001, 127.0.0.13:26002"), ("127.0.0.13:26003", "did you mean 127.0.0.13:26002?"),
+    ("x", "there is 127.0.0.11:26001, ")])
+def test_the_nearest_endpoint_is_of_the_same_host(address: str, told: str) -> None:
+    places = [("127.0.0.11", 26001), ("127.0.0.13", 26001), ("127.0.0.13", 26002), ("::1", 26001)]
+    found = running(app(*(model.EndpointAddress(*place) for place in places)))
+    service = found.kept.services["app"]
+    service.supply([target("127.0.0.14", 26001, name="web.test")], "")
+    assert status.instead_of(address, service).startswith(f"service app has no endpoint {address}; {told}")
+
+
+def test_a_path_is_shown_short_where_that_is_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "far" / "srv").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "srv")
+    assert status._shown(f"{tmp_path}/far/../tls/a.crt") == f"{tmp_path}/tls/a.crt"
+    assert status._shown(f"{tmp_path}/link/../tls/a.crt") == f"{tmp_path}/link/../tls/a.crt"
 
 
 def test_a_service_and_its_endpoints() -> None:
