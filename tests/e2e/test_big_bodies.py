@@ -10,6 +10,8 @@ from e2e.program import Edge, StartEdge, free_port, tcp, web
 from e2e.streams import read_stream, send_stream
 from e2e.wire import Dial, Wire
 
+pytestmark = pytest.mark.alone
+
 GIB = 1 << 30
 MOST = 20 << 20
 """Growth of the proxy's resident memory."""

@@ -14,6 +14,8 @@ from e2e.program import StartEdge, free_port
 from e2e.waiting import eventually
 from e2e.wire import connect
 
+pytestmark = pytest.mark.alone
+
 THREADS = 4
 
 

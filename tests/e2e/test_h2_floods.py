@@ -20,6 +20,8 @@ from e2e.program import Edge, StartEdge, addresses, free_port
 from e2e.waiting import eventually
 from e2e.wire import ask, connect, refused
 
+pytestmark = pytest.mark.alone
+
 STREAMS = 100
 MEMORY = 64 << 20
 SLACK = 0.005

@@ -19,6 +19,8 @@ from e2e.streams import pieces, read_stream, send_stream
 from e2e.waiting import PATIENCE
 from e2e.wire import Dial, End, Wire, connect
 
+pytestmark = pytest.mark.alone
+
 SIZE = 6 * 1024 * 1024
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 

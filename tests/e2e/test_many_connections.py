@@ -5,10 +5,14 @@ import random
 import resource
 import threading
 
+import pytest
+
 from e2e.backends import Nginx, StartActor
 from e2e.program import StartEdge, free_port, tcp, web
 from e2e.waiting import eventually
 from e2e.wire import Cut, Dial, Wire, connect
+
+pytestmark = pytest.mark.alone
 
 
 def test_a_thousand_http_connections(edge: StartEdge, nginx: Nginx, dial: Dial) -> None:

@@ -14,6 +14,8 @@ from e2e.backends import BlackHole, Stage, StartStage
 from e2e.program import Edge, StartEdge, free_port, tcp, web
 from e2e.wire import Dial, Wire
 
+pytestmark = pytest.mark.alone
+
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 
 

@@ -10,6 +10,8 @@ from e2e.backends import Nginx
 from e2e.program import StartEdge, free_port, web
 from e2e.waiting import eventually
 
+pytestmark = pytest.mark.alone
+
 ENDPOINTS = 1000
 MEASURED = 10.0
 """Seconds."""

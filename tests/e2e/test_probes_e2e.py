@@ -1,7 +1,6 @@
 """Active probes: what is asked, what takes an endpoint out and back, and what requests notice of it: nothing."""
 from __future__ import annotations
 
-import time
 from collections import Counter
 from itertools import pairwise
 from statistics import median
@@ -178,9 +177,7 @@ def test_all_down_is_503_at_once_and_nobody_is_asked(edge: StartEdge, actor: Sta
     proxy = edge(web(port, *(each.port for each in endpoints), service=http()))
     for each in endpoints:
         becomes(proxy, each.port, "down")
-    began = time.monotonic()
     answers = [ask(port) for _ in range(50)]
-    assert time.monotonic() - began < 1.0, "some milliseconds each"
     assert {answer.status for answer in answers} == {503}
     assert {answer.get("retry-after") for answer in answers} == {"1"}
     status = answers[0].get("proxy-status") or ""
@@ -188,6 +185,8 @@ def test_all_down_is_503_at_once_and_nobody_is_asked(edge: StartEdge, actor: Sta
     assert str(endpoints[0].port) not in answers[0].raw.decode() + answers[0].text, "which endpoints is nobody's business"
     lines = proxy.logged(50)
     assert all(line["outcome"] == "unavailable" and not line["endpoint"] and not line["attempts"] for line in lines)
+    assert all(line["queue_ms"] is line["connect_ms"] is None for line in lines), "nothing was waited for"
+    assert median(line["duration_ms"] for line in lines) < 50, "less than a millisecond each"
     for endpoint, patient in zip(endpoints, patients, strict=True):
         assert not patient.requests
         assert endpoint.connections <= len(patient.probes) + 1, "no connection but those of probes"
@@ -200,13 +199,12 @@ def test_all_down_on_a_tcp_listener(edge: StartEdge, dial: Dial, actor: StartAct
     closed, port = free_port(), free_port()
     proxy = edge(tcp(port, closed, service=f"health: {{tcp: {{}}, {FAST}}}"))
     becomes(proxy, closed, "down")
-    began = time.monotonic()
     client = dial(port)
     client.send(b"hello?")
     assert client.ending() == (b"", End.RESET)
-    assert time.monotonic() - began < 0.5
     line = proxy.entry()
     assert (line["outcome"], line["phase"], line["attempts"]) == ("unavailable", "connect", [])
+    assert line["queue_ms"] is line["connect_ms"] is None, "nothing was waited for"
     actor(echoing, closed)
     becomes(proxy, closed, "up")
     client = dial(port)

@@ -4,10 +4,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from upstream.test_discovery import V4, World, dns, found, service, services, world
 
 from edgeproxy.upstream import discovery as discovery_module
 from edgeproxy.upstream.discovery import Discovery
+from upstream.test_discovery import V4, World, dns, found, service, services, world
 
 __all__ = ["world"]  # the fixture
 
