@@ -32,7 +32,7 @@ demo: .venv/.installed  ## install edgeproxy into .venv and run its demo
 test: .venv/.dev  ## all tests (ARGS="-k name" for some)
 	@$(call tools,$(TEST_TOOLS))
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m "not alone" -n $(JOBS) $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "not alone" -n $(JOBS) --dist worksteal $(ARGS) || [ $$? = 5 ]
 
 check: .venv/.dev  ## ruff, mypy, the layering test, clippy and the crate's own tests
 	$(BIN)/ruff check .

@@ -35,15 +35,6 @@ EJECT = model.Eject(1, 10.0, 10.0)
 BY_SOURCE = model.Balance("source-hash")
 
 
-class Idle:
-    """A channel that nobody uses."""
-
-    closed = False
-
-    def close(self) -> None:
-        self.closed = True
-
-
 class Opened:
     """A connection with a session of TLS."""
 
@@ -136,33 +127,29 @@ def test_the_idle_connections_of_who_leaves_are_for_those_that_are_bound_to_it(
         clock: Clock, affinity: model.Affinity | None) -> None:
     service = headless(clock, "a", "b", affinity=affinity, drain=30.0)
     a = member(service, "a")
-    idle: Any = Idle()
-    a.pool.idle.append(idle)
     service.enter(a)
     service.supply(found("b"), "")
-    assert service.leaving and idle.closed == (affinity is None)
-    assert (a.pool.limit, len(a.pool.idle)) == ((0, 0) if affinity is None else (64, 1)), "and what becomes idle now"
+    assert service.leaving and a.pool.limit == (0 if affinity is None else 64)
     service.leave(a)
     clock.advance(32.0)
-    assert not service.leaving and idle.closed and a.pool.limit == 0
+    assert not service.leaving and a.pool.limit == 0
 
 
 def test_an_address_found_by_another_name_is_connected_to_anew(clock: Clock) -> None:
     settings = config(dns=(NAME,), protocol="https")
     tls = build_tls(settings, {})
-    loop, opened, idle = (each for each in (clock, Opened(), Idle()))  # type: Any, Any, Any
+    loop, opened = (each for each in (clock, Opened()))  # type: Any, Any
     assert tls is not None
     service = Service(loop, settings, random.Random(1), tls)
     service.supply(by_name("one.example"), "")
     a = member(service, "a")
     pool = a.pool
-    pool.idle.append(idle)
     tls.opened(a.endpoint, opened)
     service.supply(by_name("one.example"), "")
     assert a.pool is pool and tls.session_for(a.endpoint) is opened.session, "the same name"
     service.supply(by_name("two.example"), "")
     assert member(service, "a") is a and a.endpoint == Endpoint("[::a]:80", "::a", 80, "", "two.example")
-    assert a.pool is not pool and (pool.limit, pool.idle, idle.closed) == (0, [], True), "what is in use is not kept"
+    assert a.pool is not pool and (pool.limit, pool.idle) == (0, []), "what is in use is not kept"
     assert a.pool.limit == 64 and tls.session_for(a.endpoint) is None
 
 
