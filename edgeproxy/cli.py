@@ -113,14 +113,21 @@ def error_log() -> None:
     import logging
     import time
 
+    from edgeproxy.config.problem import printable
+
     class Lines(logging.Formatter):
+        """What others chose stands in some messages, and in a trace: no terminal obeys any of it, and no text that is
+        put into a message ends a line. The errors of a configuration (an exception), and a trace, keep their lines."""
+
         converter = staticmethod(time.gmtime)
         default_time_format = "%Y-%m-%dT%H:%M:%S"
         default_msec_format = "%s.%03dZ"
 
         def format(self, record: logging.LogRecord) -> str:
             record.levelname = record.levelname.lower()
-            return super().format(record)
+            if isinstance(record.args, tuple):
+                record.args = tuple(printable(part) if isinstance(part, str) else part for part in record.args)
+            return "\n".join(map(printable, super().format(record).split("\n")))
 
     output = logging.StreamHandler()
     output.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
@@ -145,10 +152,14 @@ def run_command(args: argparse.Namespace) -> int:
     return serve(lambda: read_config(paths).config, place=Place(socket_of(paths), _explain_running))
 
 
-def _explain_running(running: Running, query: Mapping[str, list[str]]) -> dict[str, Any]:
-    from edgeproxy.explain import explain_running  # not before somebody asks
+async def _explain_running(running: Running, query: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Imported when somebody asks, and not in the loop: that takes a while."""
+    import asyncio
+    from importlib import import_module
 
-    return explain_running(running, query)
+    explain = await asyncio.to_thread(import_module, "edgeproxy.explain")
+    found: dict[str, Any] = await explain.explain_running(running, query)
+    return found
 
 
 def check_command(args: argparse.Namespace) -> int:

@@ -88,9 +88,10 @@ class Seen(NamedTuple):
     bound: str = ""
     """Address of the endpoint that the client is bound to by affinity."""
     dns: Sequence[dict[str, Any]] = ()
-    first: Callable[[int], EndpointState] | None = None
-    """Its picker's choice, where the key alone decides: what starts slowly has a part in it."""
-    running: status.Running | None = None
+    first: str = ""
+    """Address of its picker's choice, where the key alone decides: what starts slowly has a part in it."""
+    began: float | None = None
+    """When the running proxy did that this is of; None: there is none."""
 
 
 See = Callable[[model.Service, RequestHead | None, str], Seen]
@@ -141,18 +142,24 @@ async def _resolved(config: model.Service, resolver: model.Resolver) -> Seen:
     return Seen(_states([*written_down(config), *targets]), unresolved=unresolved, dns=names)
 
 
-def seen_by(running: status.Running, services: Mapping[str, Service]) -> See:
-    """What a running proxy knows now: copies."""
-    def see(config: model.Service, head: RequestHead | None, client: str) -> Seen:
-        service = services[config.name]
-        binding, view = service.binding, service.view
-        first = service.first if service.keyed else None
-        return Seen([_like(member, EndpointState(member.endpoint)) for member in view.members],
-                    [_like(member, EndpointState(member.endpoint)) for member in list(service.leaving.values())],
-                    service.unresolved, (binding.look(client, head) or "") if binding is not None else "",
-                    list(status.names(running, config.name)), first, running)
+async def seen_by(running: status.Running, service: Service, head: RequestHead | None, client: str) -> Seen:
+    """What a running proxy knows now: copies, made in its loop. Who is there and what the picker chooses are of one
+    moment; the states are copied in slices of time, each as it is then."""
+    binding, members, leaving = service.binding, service.view.members, tuple(service.leaving.values())
+    first = service.first(_key(service, head, client)).address if service.keyed and service.first is not None else ""
+    seen = Seen((), (), service.unresolved, (binding.look(client, head) or "") if binding is not None else "",
+                list(status.names(running, service.name)), first, running.began)
+    return seen._replace(states=await _copies(members), leaving=await _copies(leaving))
 
-    return see
+
+async def _copies(states: Sequence[EndpointState]) -> list[EndpointState]:
+    copies = (_like(state, EndpointState(state.endpoint)) for state in states)
+    return [copy async for copy in status.in_slices(copies)]
+
+
+def _key(service: Service, head: RequestHead | None, client: str) -> int:
+    exchange: Any = SimpleNamespace(head=head, client=client)  # all that a key is made of
+    return exchange_key(exchange, service)
 
 
 def _like(state: EndpointState, copy: EndpointState) -> EndpointState:
@@ -164,8 +171,9 @@ def _like(state: EndpointState, copy: EndpointState) -> EndpointState:
     return copy
 
 
-def explain_running(running: status.Running, query: Mapping[str, list[str]]) -> dict[str, Any]:
-    """`/api/v1/explain`: the answer as JSON, and as lines under `text`. Raises ValueError as `question`."""
+async def explain_running(running: status.Running, query: Mapping[str, list[str]]) -> dict[str, Any]:
+    """`/api/v1/explain`: the answer as JSON, and as lines under `text`. Raises ValueError as `question`. What is much
+    work has a thread, which gets compiled rules and copies: what lives and changes is read in the loop alone."""
     def one(name: str, default: str) -> str:
         return query.get(name, [default])[0]
 
@@ -173,21 +181,38 @@ def explain_running(running: status.Running, query: Mapping[str, list[str]]) -> 
         raise ValueError("url is wanted; method, from, header (again and again) and all are understood")
     asked = question(one("method", "GET"), one("url", ""), query.get("header", []), one("from", "127.0.0.1"))
     snapshot = running.live.snapshot
-    answer = explain(snapshot.config, asked, time(), seen_by(running, snapshot.services), snapshot.rules)
-    return {**answer.as_json(), "text": list(answer.as_text(None if "all" in query else 20))}
+    answer = await asyncio.to_thread(_led, snapshot.config, asked, time(), snapshot.rules)
+    seen = None
+    if answer.service is not None:
+        seen = await seen_by(running, snapshot.services[answer.service.name], answer.head, asked.client)
+    return await asyncio.to_thread(_told, answer, seen, None if "all" in query else 20)
+
+
+def _told(answer: Answer, seen: Seen | None, most: int | None) -> dict[str, Any]:
+    if seen is not None:
+        _endpoints(answer, seen)
+    return {**answer.as_json(), "text": list(answer.as_text(most))}
 
 
 def explain(config: model.Config, asked: Question, now: float = 0.0, see: See = as_written,
             rules: Rules | None = None) -> Answer:
     """`now` is unix seconds, for the certificates' dates; `rules`: the compiled configuration, if there is one. Raises
     ConfigError for what only OpenSSL finds."""
+    answer = _led(config, asked, now, rules)
+    if answer.service is not None:
+        _endpoints(answer, see(answer.service, answer.head, asked.client))
+    return answer
+
+
+def _led(config: model.Config, asked: Question, now: float, rules: Rules | None) -> Answer:
+    """As far as the service, without its endpoints."""
     answer = Answer(asked, now=now)
     listener = _listener(config, asked, answer)
     if listener is None:
         return answer
     answer.listener = listener
     if not listener.routed:
-        _relay(answer, config, listener, see)
+        _relay(answer, config, listener)
         return answer
     if asked.scheme != listener.protocol:
         answer.problem = f"this listener speaks {listener.protocol}, and {asked.scheme} does not get through"
@@ -213,7 +238,7 @@ def explain(config: model.Config, asked: Question, now: float = 0.0, see: See = 
         answer.problem = "no route for this host and path" if config.routes else "there are no routes"
         answer.nearest = _nearest(explanation, head, answer.losing)
     else:
-        _lead(answer, config, explanation.winner, head, see)
+        _lead(answer, config, explanation.winner, head)
     return answer
 
 
@@ -247,7 +272,7 @@ def _stopped(answer: Answer, listener: model.Listener, tls: TlsServer | None, he
     return False
 
 
-def _relay(answer: Answer, config: model.Config, listener: model.Listener, see: See) -> None:
+def _relay(answer: Answer, config: model.Config, listener: model.Listener) -> None:
     """A connection whose bytes are passed on as they are."""
     name = listener.service
     if listener.protocol == "tls":
@@ -261,7 +286,7 @@ def _relay(answer: Answer, config: model.Config, listener: model.Listener, see: 
             return
         answer.sni, name = found
     assert name is not None
-    _endpoints(answer, config.services[name], see)
+    answer.service = config.services[name]
 
 
 def _listener(config: model.Config, asked: Question, answer: Answer) -> model.Listener | None:
@@ -283,7 +308,7 @@ def _listener(config: model.Config, asked: Question, answer: Answer) -> model.Li
 
 # ---- the winner
 
-def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead, see: See) -> None:
+def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead) -> None:
     answer.route = route
     assert answer.listener is not None
     try:
@@ -313,21 +338,20 @@ def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead,
     external = host_for(service)
     if route.rewrite_host is None and external is not None:
         answer.host = external.decode("latin-1")
-    _endpoints(answer, service, see)
+    answer.service = service
 
 
 # ---- the endpoints
 
-def _endpoints(answer: Answer, config: model.Service, see: See) -> None:
-    """The endpoints of a service in the order in which they would be tried."""
-    seen = see(config, answer.head, answer.question.client)
-    answer.service, answer.dns, answer.live = config, list(seen.dns), seen.running is not None
-    answer.began = seen.running.began if seen.running is not None else 0.0
+def _endpoints(answer: Answer, seen: Seen) -> None:
+    """The endpoints of the answer's service in the order in which they would be tried."""
+    config = answer.service
+    assert config is not None
+    answer.dns, answer.live, answer.began = list(seen.dns), seen.began is not None, seen.began or 0.0
     loop = asyncio.new_event_loop()
     try:
         service = _double(loop, config, seen)
-        exchange: Any = SimpleNamespace(head=answer.head, client=answer.question.client)  # all that a key is made of
-        key = exchange_key(exchange, service)
+        key = _key(service, answer.head, answer.question.client)
         tried: list[Any] = []
         while len(tried) < ORDERED and (member := service.pick(key, tried)) is not None and member not in tried:
             tried.append(member)
@@ -356,10 +380,9 @@ def _double(loop: asyncio.AbstractEventLoop, config: model.Service, seen: Seen) 
     service.supply([Target(state.endpoint, state.weight, state.backup) for state in seen.states], seen.unresolved)
     for state, member in zip(seen.states, service.view.members, strict=True):
         _like(state, member)
-    first = seen.first
+    first = next((member for member in service.view.members if member.address == seen.first), None)
     if first is not None:
-        known = {member.address: member for member in service.view.members}
-        service.first = lambda key: known[first(key).address]
+        service.first = lambda key: first
     return service
 
 

@@ -2,61 +2,69 @@
 
     unix socket, mode 0600    everything: who may open it is the proxy's user, or root
     loopback TCP              GET only, and only for a Host that is this machine: a web page whose name was pointed at
-                              127.0.0.1 reads nothing (DNS rebinding)
+                              127.0.0.1 reads nothing (DNS rebinding); and nothing for pages of other sites
+
+Anybody on this machine can ask by TCP, so that is paced: about a tenth of the loop's time for what is much to tell, and
+another for the rest. The unix socket waits for none of that.
 
     GET   /livez  /readyz (503 while draining; ?verbose)
     GET   /api/v1/status (?service=)  /api/v1/dns  /api/v1/events  /api/v1/explain (?method= &url= &from= &header=)
     POST  /api/v1/endpoints  {"service": …, "address": …, "action": "drain" | "disable" | "enable"}
 
-Errors are RFC 9457. Rules: a cold path by design, so h11 and plain coroutines; nothing is changed by GET; whoever is
-slow or many is bounded and disturbs no traffic; a fault of one request is one line in the log.
+Errors are RFC 9457. Rules: a cold path by design, so plain coroutines, and h11 (`adminwire`); GET changes nothing;
+whoever is slow or many is bounded and disturbs no traffic; a fault of one request is one line in the log.
 """
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import math
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
-
-import h11
 
 from edgeproxy.config import model
 from edgeproxy.net.sockets import BindError, close_listening, listen
 from edgeproxy.policy.endpoint import DISABLED, DRAINING
 from edgeproxy.runtime import status
+from edgeproxy.runtime.adminwire import TEXT, Answer, Query, Refused, Request, Wire
 from edgeproxy.runtime.status import Json, Running, Unknown
 from edgeproxy.session.acceptor import Acceptor, ConnectionLimit
 
 _log = logging.getLogger("edgeproxy")
 
-HEAD = 16 * 1024
-BODY = 64 * 1024
-PIECE = 4096
-"""Read at once: h11 lets a head pass that is longer than it may be, but complete."""
 CONNECTIONS = 32
+"""Of each place that is listened on: who takes all those of TCP keeps nobody from the unix socket."""
 PATIENCE = 10.0
 """Seconds for one request, from the end of the one before to the last byte of its answer."""
+LIFETIME = 60.0
+"""Seconds of a TCP connection, whatever it does."""
+REQUESTS = 100
+"""Of a TCP connection."""
+SPACING = 0.005
+"""Seconds between two requests that are read by TCP, of all connections together: one costs 0.3 to 0.5 ms."""
+REST = 9.0
+"""After an answer by TCP that is much work comes the next one after so many times the time that it took."""
+READ_AND_SENT = 0.001
+"""Seconds that such an answer takes besides."""
+WAITING = 5.0
+"""Seconds that such a request waits for its turn."""
+LIGHT = ("/livez", "/readyz")
+"""All others, and these with `verbose`, are more work the larger the configuration is."""
 SOCKET_MODE = 0o600
 FOLDER_MODE = 0o700
 LONGEST_PATH = 107
 """Bytes in sockaddr_un, less the closing NUL."""
 ACTIONS = {"drain": DRAINING, "disable": DISABLED, "enable": ""}
-JSON = "application/json"
-PROBLEM = "application/problem+json"
-TEXT = "text/plain; charset=utf-8"
 
-Query = Mapping[str, list[str]]
-Explain = Callable[[Running, Query], Json]
-"""Runs in a thread. Raises ValueError for a question that is none."""
+Explain = Callable[[Running, Query], Awaitable[Json]]
+"""Raises ValueError for a question that is none."""
 
 
 class Place(NamedTuple):
@@ -67,40 +75,12 @@ class Place(NamedTuple):
     explain: Explain
 
 
-class Answer(NamedTuple):
-    status: int
-    body: bytes
-    kind: str = JSON
-    fields: tuple[tuple[str, str], ...] = ()
-
-
-class Refused(Exception):
-    """A request that gets no more than a problem."""
-
-    def __init__(self, status: int, detail: str, *fields: tuple[str, str]) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.fields = fields
-
-    def answer(self) -> Answer:
-        body = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status,
-                "detail": str(self)}
-        return Answer(self.status, json.dumps(body).encode() + b"\n", PROBLEM, self.fields)
-
-
-class Request(NamedTuple):
-    method: str
-    path: str
-    query: Query
-    body: bytes
-
-
 # ---- where it listens
 
 class Door:
     """One listening socket."""
 
-    __slots__ = ("bind", "local", "_sock", "_acceptor")
+    __slots__ = ("bind", "local", "limit", "_sock", "_acceptor")
 
     def __init__(self, bind: model.Bind, backlog: int = CONNECTIONS) -> None:
         """Raises BindError."""
@@ -110,15 +90,15 @@ class Door:
         self.bind = bind
         self.local = bool(bind.path)
         """Whether only the proxy's user can come in."""
+        self.limit = ConnectionLimit(CONNECTIONS)
         [self._sock] = listen(bind, backlog, SOCKET_MODE)
         self._acceptor: Acceptor | None = None
 
-    def open(self, loop: asyncio.AbstractEventLoop, limit: ConnectionLimit,
-             connected: Callable[[Door, socket.socket], None]) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop, connected: Callable[[Door, socket.socket], None]) -> None:
         def accepted(sock: socket.socket, _: str) -> None:
             connected(self, sock)
 
-        self._acceptor = Acceptor(loop, self._sock, accepted, limit, partial(_log.warning, "admin: %s"))
+        self._acceptor = Acceptor(loop, self._sock, accepted, self.limit, partial(_log.warning, "admin: %s"))
         self._acceptor.start()
 
     @property
@@ -151,19 +131,65 @@ def default_door(path: str) -> Door:
     return Door(model.Bind(path=path))
 
 
+# ---- turns
+
+class Turn:
+    """Answers that are much work: one at a time, and after each a rest, `rest` times as long as it took."""
+
+    __slots__ = ("_loop", "_rest", "_lock", "_work", "_until")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rest: float) -> None:
+        self._loop = loop
+        self._rest = rest
+        self._lock = asyncio.Lock()
+        self._work: asyncio.Task[Answer] | None = None
+        self._until = 0.0
+        """When the rest is over."""
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        """Raises Refused if its turn does not come soon, and what `work` raises."""
+        try:
+            async with asyncio.timeout(WAITING if self._until - self._loop.time() < WAITING else 0.0):
+                await self._lock.acquire()
+        except TimeoutError:
+            seconds = max(1, math.ceil(self._until - self._loop.time()))
+            raise Refused(429, "other questions come first; ask again later, or by the unix socket",
+                          ("Retry-After", str(seconds))) from None
+        self._work = self._loop.create_task(work())
+        self._work.add_done_callback(partial(self._done, self._loop.time()))
+        # Who has left stops no thread: the turn lasts until the work is done.
+        return await asyncio.shield(self._work)
+
+    def _done(self, began: float, work: asyncio.Task[Answer]) -> None:
+        now = self._loop.time()
+        self._until = now + self._rest * (now - began + READ_AND_SENT)
+        if self._rest:
+            self._loop.call_at(self._until, self._lock.release)
+        else:
+            self._lock.release()
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+
+# ---- the server
+
 class AdminServer:
     """`bind` before the proxy runs, `serve` when it does, `apply` after each reload, `close` at the end."""
 
-    __slots__ = ("_loop", "_place", "_doors", "_limit", "_tasks", "_running", "_explaining", "_said")
+    __slots__ = ("_loop", "_place", "_doors", "_tasks", "_running", "_turns", "_next", "_said")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, place: Place | None) -> None:
         self._loop = loop
         self._place = place
         self._doors: dict[model.Bind, Door] = {}
-        self._limit = ConnectionLimit(CONNECTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: Running
-        self._explaining = asyncio.Lock()
+        self._turns = {True: Turn(loop, 0.0), False: Turn(loop, REST)}
+        """Of the local doors, and of the others."""
+        self._next = 0.0
+        """When the next request may be read by TCP."""
         self._said = ""
 
     # ---- life
@@ -196,7 +222,7 @@ class AdminServer:
         self._running = running
         named = [door for door in self._doors.values() if door.bind != self._default(None)]
         for door in self._doors.values():
-            door.open(self._loop, self._limit, self._connected)
+            door.open(self._loop, self._connected)
         return [f"listening on {door.where} (admin)" for door in named]
 
     def apply(self, config: model.Admin | None) -> None:
@@ -208,11 +234,11 @@ class AdminServer:
                 _log.error("admin: %s; what was listened on before stays", error)
                 return
             self._doors[config.bind] = door
-            door.open(self._loop, self._limit, self._connected)
+            door.open(self._loop, self._connected)
         before = set(self._doors)
         self._bind_default(config)
         for bind in self._doors.keys() - before:
-            self._doors[bind].open(self._loop, self._limit, self._connected)
+            self._doors[bind].open(self._loop, self._connected)
         wanted = {config.bind if config is not None else None, self._default(config)}
         for bind in self._doors.keys() - wanted:
             self._doors.pop(bind).close()
@@ -224,41 +250,58 @@ class AdminServer:
         self._doors.clear()
         for task in self._tasks:
             task.cancel()
+        for turn in self._turns.values():
+            turn.close()
 
     # ---- one connection
 
     def _connected(self, door: Door, sock: socket.socket) -> None:
         task = self._loop.create_task(self._serve(door, sock))
         self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, sock))
+        task.add_done_callback(partial(self._ended, door, sock))
 
-    def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+    def _ended(self, door: Door, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         sock.close()
-        self._limit.release()
+        door.limit.release()
         if not task.cancelled() and task.exception() is not None:
             _log.error("admin: a connection was ended by a fault of the proxy: %r; please report it", task.exception())
 
     async def _serve(self, door: Door, sock: socket.socket) -> None:
         wire = Wire(self._loop, sock)
+        end = math.inf if door.local else self._loop.time() + LIFETIME
+        most = math.inf if door.local else REQUESTS
+        count = 0
         with suppress(OSError, TimeoutError):
             while True:
-                async with asyncio.timeout(PATIENCE):
-                    if not await self._exchange(door, wire):
+                count += 1
+                patient = self._loop.time() + PATIENCE
+                async with asyncio.timeout_at(min(patient, end)):
+                    if not await self._exchange(door, wire, count >= most or patient >= end):
                         return
 
-    async def _exchange(self, door: Door, wire: Wire) -> bool:
-        """One request and its answer. False: it was the last one."""
+    async def _exchange(self, door: Door, wire: Wire, last: bool) -> bool:
+        """One request and its answer. False: no other follows."""
         try:
+            if not door.local:
+                await self._paced()
             request = await wire.receive()
             if request is None:
                 return False
             if not door.local:
-                _check_host(door, wire.hosts)
+                _check_host(door, request.values(b"host"))
+                _check_site(request)
             answer = await self._answered(door, request)
         except Refused as refusal:
             answer = refusal.answer()
-        return await wire.send(answer)
+        return await wire.send(answer, last)
+
+    async def _paced(self) -> None:
+        now = self._loop.time()
+        mine = max(now, self._next)
+        self._next = mine + SPACING
+        if mine > now:
+            await asyncio.sleep(mine - now)
 
     async def _answered(self, door: Door, request: Request) -> Answer:
         try:
@@ -285,8 +328,11 @@ class AdminServer:
             raise Refused(404, f"there is no {request.path[:100]}; there is {there}")
         if request.method not in ("GET", "HEAD"):
             raise Refused(405, "this can only be read", ("Allow", "GET, HEAD"))
+        page = partial(found, self, request.query)
         try:
-            return await found(self, request.query)
+            if request.path in LIGHT and "verbose" not in request.query:
+                return await page()
+            return await self._turns[door.local].run(page)
         except Unknown as unknown:
             raise Refused(404, str(unknown.args[0])) from None
 
@@ -313,11 +359,10 @@ class AdminServer:
     async def _explain(self, query: Query) -> Answer:
         if self._place is None:
             raise Refused(404, "this proxy cannot explain")
-        async with self._explaining:  # one at a time: with ten thousand routes it is work
-            try:
-                found = await asyncio.to_thread(self._place.explain, self._running, query)
-            except ValueError as error:
-                raise Refused(400, str(error)) from None
+        try:
+            found = await self._place.explain(self._running, query)
+        except ValueError as error:
+            raise Refused(400, str(error)) from None
         return Answer(200, await status.rendered(found) + b"\n")
 
     def _administer(self, body: bytes) -> Answer:
@@ -336,7 +381,7 @@ class AdminServer:
         return Answer(200, json.dumps(found).encode() + b"\n")
 
 
-_PAGES: dict[str, Callable[[AdminServer, Query], Awaitable[Answer]]] = {
+_PAGES: dict[str, Callable[[AdminServer, Query], Coroutine[Any, Any, Answer]]] = {
     "/livez": AdminServer._livez, "/readyz": AdminServer._readyz, "/api/v1/status": AdminServer._status,
     "/api/v1/dns": AdminServer._dns, "/api/v1/events": AdminServer._events, "/api/v1/explain": AdminServer._explain}
 
@@ -350,7 +395,7 @@ def _order(body: bytes) -> tuple[str, str, str]:
     form = '{"service": "app", "address": "10.0.0.5:80", "action": "drain"}'
     try:
         order = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused(400, f"the body is no JSON; write {form}") from None
     if not isinstance(order, dict):
         raise Refused(400, f"the body is no JSON object; write {form}")
@@ -375,6 +420,17 @@ def _check_host(door: Door, hosts: list[str]) -> None:
     raise Refused(421, "the Host is not this machine; write localhost, 127.0.0.1 or [::1]")
 
 
+def _check_site(request: Request) -> None:
+    """Raises Refused for what a browser says another site asked for. `_check_host` comes first."""
+    [host] = request.values(b"host")
+    for site in request.values(b"sec-fetch-site"):
+        if site.lower() not in ("none", "same-origin"):
+            raise Refused(403, "pages of other sites may not ask here (Sec-Fetch-Site)")
+    for origin in request.values(b"origin"):
+        if origin.lower() != f"http://{host.lower()}":
+            raise Refused(403, "pages of other sites may not ask here (Origin)")
+
+
 def _told(error: BaseException) -> str:
     """In one line: what, and where."""
     trace = error.__traceback__
@@ -382,93 +438,3 @@ def _told(error: BaseException) -> str:
         trace = trace.tb_next
     where = f" at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
-
-
-# ---- the wire
-
-class Wire:
-    """HTTP/1.1 on one accepted socket, by h11."""
-
-    __slots__ = ("hosts", "_loop", "_sock", "_h11", "_head")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-        self.hosts: list[str] = []
-        """The Host fields of the request."""
-        self._loop = loop
-        self._sock = sock
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
-        self._head = False
-
-    async def receive(self) -> Request | None:
-        """The next request; None: the client has left. Raises Refused."""
-        self._head = False
-        request: h11.Request | None = None
-        body = bytearray()
-        while True:
-            event = await self._event()
-            if isinstance(event, h11.Request):
-                request = event
-                self._head = event.method == b"HEAD"
-                self.hosts = [value.decode("latin-1") for name, value in event.headers if name == b"host"]
-            elif isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > BODY:
-                    raise Refused(413, f"a body has at most {BODY // 1024} KiB")
-            elif isinstance(event, h11.EndOfMessage) and request is not None:
-                return _parsed(request, bytes(body))
-            else:
-                return None
-
-    async def _event(self) -> Any:
-        try:
-            while (event := self._h11.next_event()) is h11.NEED_DATA:
-                if self._h11.they_are_waiting_for_100_continue:
-                    await self._put(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
-                self._h11.receive_data(await self._loop.sock_recv(self._sock, PIECE))
-        except h11.RemoteProtocolError as error:
-            if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-                return h11.ConnectionClosed()
-            long = f"a head has at most {HEAD // 1024} KiB"
-            raise Refused(error.error_status_hint, long if error.error_status_hint == 431 else str(error)) from None
-        return event
-
-    async def send(self, answer: Answer) -> bool:
-        """Whether another request may follow."""
-        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            return False
-        fields = [("Content-Type", answer.kind), ("Content-Length", str(len(answer.body))),
-                  ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), *answer.fields]
-        whole = self._h11.their_state is h11.DONE
-        if not whole:
-            fields.append(("Connection", "close"))
-        head = self._h11.send(h11.Response(status_code=answer.status, headers=fields,
-                                           reason=HTTPStatus(answer.status).phrase))
-        body = b"" if self._head else self._h11.send(h11.Data(data=answer.body)) or b""
-        await self._put((head or b"") + body + (self._h11.send(h11.EndOfMessage()) or b""))
-        if not whole:
-            await self._let_finish()
-        if any(state is not h11.DONE for state in self._h11.states.values()):
-            return False
-        self._h11.start_next_cycle()
-        return True
-
-    async def _let_finish(self) -> None:
-        """Closing with bytes unread would be a reset, and the answer lost on its way: what still comes is dropped."""
-        self._sock.shutdown(socket.SHUT_WR)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                while await self._loop.sock_recv(self._sock, 65536):
-                    pass
-
-    async def _put(self, data: bytes | None) -> None:
-        await self._loop.sock_sendall(self._sock, data or b"")
-
-
-def _parsed(request: h11.Request, body: bytes) -> Request:
-    target = request.target.decode("latin-1")
-    try:
-        parts = urlsplit(target)
-        query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=200)
-    except ValueError:
-        raise Refused(400, "the target is no URL") from None
-    return Request(request.method.decode("latin-1"), parts.path, query, body)

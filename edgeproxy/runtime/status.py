@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgeproxy import __version__
 from edgeproxy.config import model
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeproxy.upstream.names import NameView
 
 Json = dict[str, Any]
+One = TypeVar("One")
 
 SLICE = 0.003
 """Seconds that the text is made without letting the loop go on."""
@@ -300,10 +301,11 @@ def pieces(value: Any) -> Iterator[str]:
 
 async def rendered(value: Any) -> bytes:
     """The same as one text; others have their turn in between."""
-    return "".join([piece async for piece in _in_slices(pieces(value))]).encode("ascii")
+    return "".join([piece async for piece in in_slices(pieces(value))]).encode("ascii")
 
 
-async def _in_slices(some: Iterator[str]) -> AsyncIterator[str]:
+async def in_slices(some: Iterator[One]) -> AsyncIterator[One]:
+    """`some`, and others have their turn in between."""
     until = monotonic() + SLICE
     for piece in some:
         yield piece

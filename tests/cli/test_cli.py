@@ -314,3 +314,33 @@ def test_what_only_looks_does_not_load_the_data_path(folder: Path, args: list[st
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment(EDGEPROXY_LOOP="asyncio"),
                           capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+LOGGED = """\
+import logging
+from edgeproxy.cli import error_log
+from edgeproxy.config.load import ConfigError, Problem
+
+error_log()
+log = logging.getLogger("edgeproxy")
+hostile = "x\\x9b2J\\x85\\u202e\\x1b[31m\\u2028\\n2026-01-01T00:00:00.000Z error forged\\r\\t\\x00\\udc80ü"
+log.info("endpoint %s: %s of %d", "a", hostile, 3)
+log.error("refused:\\n%s", ConfigError([Problem("a.yaml", 1, 1, "one"), Problem("a.yaml", 2, 1, "two")]))
+try:
+    raise ValueError(hostile.replace("\\n", ""))
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def test_nothing_that_is_logged_is_obeyed_or_ends_a_line() -> None:
+    done = subprocess.run([sys.executable, "-c", LOGGED], env=environment(PYTHONIOENCODING="utf-8"), capture_output=True,
+                          timeout=30)
+    text = done.stderr.decode()
+    assert all(char.isprintable() or char == "\n" for char in text), text
+    first, refused, *more = text.rstrip("\n").split("\n")
+    escaped = r"x\x9b2J\x85\u202e\x1b[31m\u2028\n2026-01-01T00:00:00.000Z error forged\r\t\x00\udc80ü"
+    assert first.partition(" ")[2] == f"info endpoint a: {escaped} of 3"
+    assert refused.endswith(" error refused:") and more[:2] == ["a.yaml:1:1: one", "a.yaml:2:1: two"]
+    assert more[2].endswith(" error failed") and more[3] == "Traceback (most recent call last):"
+    assert more[-1] == "ValueError: " + escaped.replace(r"\n", "")

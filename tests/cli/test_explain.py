@@ -1,8 +1,10 @@
 """`edgeproxy explain`: what it says of a request, against the router, the codec and the pickers themselves."""
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +22,11 @@ from edgeproxy.config import model
 from edgeproxy.config.load import load_text
 from edgeproxy.config.model import Config
 from edgeproxy.explain import Answer, asked_now, explain, explain_running, question
-from edgeproxy.policy.endpoint import DOWN, DRAINING, target
+from edgeproxy.policy.endpoint import DOWN, DRAINING, EndpointState, target
 from edgeproxy.router import build_router
+from edgeproxy.runtime import status
 from edgeproxy.runtime.status import Running
+from edgeproxy.session.hashing import client_key
 from edgeproxy.snapshot import Live, Snapshot, compile_rules
 from edgeproxy.upstream.events import Events
 from edgeproxy.upstream.names import NameView
@@ -352,7 +356,8 @@ def live() -> Callable[..., tuple[Service, Ask]]:
         running = Running(Live(Snapshot(config, kept.services, compile_rules(config))), {}, (), kept)
 
         def ask(client: str = "192.0.2.7", *fields: str) -> Any:
-            return explain_running(running, {"url": ["http://a:8080/"], "from": [client], "header": list(fields)})
+            query = {"url": ["http://a:8080/"], "from": [client], "header": list(fields)}
+            return asyncio.run(explain_running(running, query))
 
         ask.discoveries = kept.discoveries  # type: ignore[attr-defined]
         return kept.services["app"], ask
@@ -423,7 +428,6 @@ def test_a_hash_says_what_the_running_picker_says(live: Callable[..., tuple[Serv
     service.administer("10.0.0.2:80", "disabled")
     service.administer("10.0.0.2:80", "")
     assert (max(m.handicap for m in service.view.members) > 0) is (slow > 0)
-    from edgeproxy.session.hashing import client_key
     for host in range(1, 100):
         client = f"192.0.2.{host}"
         member = service.pick(client_key(client))
@@ -454,7 +458,7 @@ def test_a_question_that_is_none(live: Callable[..., tuple[Service, Ask]], query
     config = Config({"web": model.Listener("web", (model.Bind("", 8080),), "http")})
     running = Running(Live(Snapshot(config, {}, compile_rules(config))), {}, (), kept)
     with pytest.raises(ValueError):
-        explain_running(running, query)
+        asyncio.run(explain_running(running, query))
 
 
 def test_what_dns_said_of_a_name_that_is_gone(live: Callable[..., tuple[Service, Ask]]) -> None:
@@ -463,3 +467,48 @@ def test_what_dns_said_of_a_name_that_is_gone(live: Callable[..., tuple[Service,
     view = NameView("web.test", "A", (), 0.0, 1.0, 0, (), False, 0.0, "no such name", "10.0.0.53:53", {})
     ask.discoveries["app"] = SimpleNamespace(names=[view])  # type: ignore[attr-defined]
     assert ask()["problem"] == "service app: the service has no endpoints: web.test: no such name"
+
+
+def test_what_lives_is_read_in_the_loop_alone(live: Callable[..., tuple[Service, Ask]]) -> None:
+    service, ask = live(endpoints=(), dns=(model.DnsSource("web.test", 80),), balance=model.Balance("source-hash"),
+                        affinity=model.Affinity(model.ClientIp(60.0)))
+    service.supply([target("10.0.1.1", 80), target("10.0.1.2", 80)], "")
+    readers: dict[str, int] = {}
+    first, binding = service.first, service.binding
+    assert first is not None and binding is not None
+
+    def choose(key: int) -> EndpointState:
+        readers["first"] = threading.get_ident()
+        return first(key)
+
+    class Names:
+        @property
+        def names(self) -> list[NameView]:
+            readers["names"] = threading.get_ident()
+            return []
+
+    service.first = choose
+    ask.discoveries["app"] = Names()  # type: ignore[attr-defined]
+    assert ask()["chosen"] == first(client_key("192.0.2.7")).address
+    assert readers == dict.fromkeys(("names", "first"), threading.get_ident())
+
+
+def test_endpoints_that_change_while_they_are_copied(live: Callable[..., tuple[Service, Ask]],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    service, ask = live(balance=model.Balance("source-hash"))
+    monkeypatch.setattr(status, "SLICE", 0.0)
+    before = {member.address for member in service.view.members}
+
+    class Names:
+        """Whose reader has given the loop something to do before its next turn."""
+
+        @property
+        def names(self) -> list[NameView]:
+            asyncio.get_running_loop().call_soon(service.apply, replace(service.config, endpoints=others), None)
+            return []
+
+    others = tuple(model.EndpointAddress(f"10.0.9.{i}", 80) for i in (1, 2, 3))
+    ask.discoveries["app"] = Names()  # type: ignore[attr-defined]
+    answer = ask()
+    assert {member.address for member in service.view.members}.isdisjoint(before), "all are others by now"
+    assert {one["address"] for one in answer["endpoints"]} == before and answer["chosen"] in before

@@ -9,7 +9,9 @@ import random
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +55,14 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
+async def echo(running: Running, query: Any) -> Any:
+    return {"asked": query}
+
+
 class Desk:
     """An admin server and the proxy that it tells of: one service, `app`, with two endpoints and a backup."""
 
-    def __init__(self, folder: Path, explain: Callable[[Running, Any], Any] | None = None) -> None:
+    def __init__(self, folder: Path, explain: Callable[[Running, Any], Awaitable[Any]] | None = None) -> None:
         self.path = folder / "a.sock"
         config = model.Config({}, services={"app": model.Service("app", (
             model.EndpointAddress("10.0.0.1", 80), model.EndpointAddress("10.0.0.2", 80, weight=3),
@@ -67,7 +73,7 @@ class Desk:
                                   for name, service in config.services.items()}
         self.live = Live(Snapshot(config, self.registry.services, compile_rules(config)))
         self.running = Running(self.live, {}, (), self.registry)
-        self.server = AdminServer(loop, Place(str(self.path), explain or (lambda running, query: {"asked": query})))
+        self.server = AdminServer(loop, Place(str(self.path), explain or echo))
 
     @property
     def app(self) -> Service:
@@ -91,12 +97,16 @@ class Desk:
         return reply
 
     async def get(self, target: str, port: int = 0) -> Reply:
-        return await self.ask(b"GET %b HTTP/1.1\r\n%b\r\n" % (target.encode(), HOST), port)
+        return await self.ask(asked(target), port)
 
     async def post(self, body: Any, port: int = 0) -> Reply:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         head = b"POST /api/v1/endpoints HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, len(data))
         return await self.ask(head + data, port)
+
+
+def asked(target: str, *fields: str) -> bytes:
+    return "".join(f"{line}\r\n" for line in (f"GET {target} HTTP/1.1", "Host: localhost", *fields, "")).encode()
 
 
 async def answer(reader: asyncio.StreamReader, bare: bool = False) -> Reply:
@@ -128,6 +138,15 @@ def play(run: Run, folder: Path, story: Callable[[Desk], Any], config: model.Adm
         assert not desk.path.exists()
 
     run(main)
+
+
+def play_tcp(run: Run, folder: Path, story: Callable[[Desk, int], Any], **words: Any) -> None:
+    """`story` gets the port as well."""
+    async def main(desk: Desk) -> None:
+        [door] = [door for door in desk.server._doors.values() if not door.local]
+        await story(desk, int(door.where.rpartition(":")[2]))
+
+    play(run, folder, main, model.Admin(model.Bind("127.0.0.1", 0)), **words)
 
 
 # ---- where it listens
@@ -293,7 +312,7 @@ def test_refusals_are_problems(run: Run, folder: Path) -> None:
 
 @both_loops
 def test_a_question_that_is_none_is_400(run: Run, folder: Path) -> None:
-    def explain(running: Running, query: Any) -> Any:
+    async def explain(running: Running, query: Any) -> Any:
         raise ValueError("ftp://x is not a URL")
 
     async def story(desk: Desk) -> None:
@@ -305,7 +324,7 @@ def test_a_question_that_is_none_is_400(run: Run, folder: Path) -> None:
 @both_loops
 def test_a_fault_is_one_line_and_the_next_request_is_answered(run: Run, folder: Path,
                                                               caplog: pytest.LogCaptureFixture) -> None:
-    def explain(running: Running, query: Any) -> Any:
+    async def explain(running: Running, query: Any) -> Any:
         raise KeyError("x\ny")
 
     async def story(desk: Desk) -> None:
@@ -358,7 +377,8 @@ def test_orders_that_are_none(run: Run, folder: Path) -> None:
         good = {"service": "app", "address": "10.0.0.1:80", "action": "drain"}
         for body, code, detail in (
                 (b"{", 400, "the body is no JSON; write {"), (b"[]", 400, "no JSON object"),
-                (b"\xff", 400, "no JSON"), (good | {"action": "kill"}, 400, "action is one of drain, disable, enable"),
+                (b"\xff", 400, "no JSON"), (b"[" * 60_000, 400, "the body is no JSON"),
+                (b'{"a":' * 10_000, 400, "the body is no JSON"), (good | {"action": "kill"}, 400, "action is one of drain, disable, enable"),
                 (good | {"force": True}, 400, "and nothing else"), (good | {"address": 1}, 400, "each a text"),
                 (good | {"service": "web"}, 404, "no service web; there is app"),
                 (good | {"address": "10.0.0.9:80"}, 404, "service app has no endpoint 10.0.0.9:80; did you mean 10.0.0."),
@@ -374,11 +394,7 @@ def test_orders_that_are_none(run: Run, folder: Path) -> None:
 
 @both_loops
 def test_tcp_can_be_read_by_this_machine_s_names_only(run: Run, folder: Path) -> None:
-    async def main() -> None:
-        desk = Desk(folder)
-        [line] = desk.open(model.Admin(model.Bind("127.0.0.1", 0)))
-        port = int(line.removesuffix(" (admin)").rpartition(":")[2])
-        assert line == f"listening on 127.0.0.1:{port} (admin)"
+    async def story(desk: Desk, port: int) -> None:
         for host, code in (("localhost", 200), (f"LOCALHOST:{port}", 200), (f"127.0.0.1:{port}", 200), ("[::1]", 200),
                            (f"[::1]:{port}", 200), ("evil.example", 421), (f"evil.example:{port}", 421), ("", 421),
                            ("localhost:80:80", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421)):
@@ -389,10 +405,28 @@ def test_tcp_can_be_read_by_this_machine_s_names_only(run: Run, folder: Path) ->
         assert (await desk.post(order, port)).status == 403
         assert desk.app.view.members[0].ready
         assert (await desk.post(order)).status == 200, "the unix socket is there as well"
-        desk.server.close()
-        await asyncio.sleep(0)
 
-    run(main)
+    play_tcp(run, folder, story)
+
+
+@both_loops
+def test_pages_of_other_sites_get_nothing(run: Run, folder: Path) -> None:
+    async def story(desk: Desk, port: int) -> None:
+        here = f"http://127.0.0.1:{port}"
+        for fields, code in (
+                ((), 200), (("Sec-Fetch-Site: none",), 200), (("Sec-Fetch-Site: Same-Origin",), 200),
+                (("Sec-Fetch-Site: cross-site",), 403), (("Sec-Fetch-Site: same-site",), 403),
+                (("Sec-Fetch-Site: none", "Sec-Fetch-Site: cross-site"), 403), (("Sec-Fetch-Site:",), 403),
+                ((f"Origin: {here}",), 200), (("Origin: http://127.0.0.1:3000",), 403), (("Origin: null",), 403),
+                ((f"Origin: https://127.0.0.1:{port}",), 403), (("Origin: http://evil.example",), 403)):
+            for page in ("/livez", "/api/v1/dns"):
+                raw = asked(page, *fields).replace(b"localhost", here.removeprefix("http://").encode())
+                reply = await desk.ask(raw, port)
+                assert reply.status == code, fields
+                assert reply.fields["content-type"] == "application/problem+json" or code == 200
+            assert (await desk.ask(asked("/livez", *fields))).status == 200, "no page reaches a unix socket"
+
+    play_tcp(run, folder, story)
 
 
 # ---- bounds
@@ -453,3 +487,139 @@ def test_others_have_their_turn_while_a_long_status_is_made(run: Run, folder: Pa
         assert len((await desk.get("/api/v1/status")).body) > 100_000
 
     play(run, folder, story)
+
+
+# ---- tcp is for everybody on this machine, and gets little
+
+@both_loops
+def test_who_takes_all_places_by_tcp_keeps_nobody_from_the_unix_socket(run: Run, folder: Path) -> None:
+    async def story(desk: Desk, port: int) -> None:
+        some = [await desk.connect(port) for _ in range(admin.CONNECTIONS)]
+        await until(lambda: len(desk.server._tasks) == admin.CONNECTIONS)
+        assert (await desk.get("/api/v1/status")).status == 200
+        for _, writer in some:
+            await close(writer)
+
+    play_tcp(run, folder, story)
+
+
+@both_loops
+def test_a_tcp_connection_ends(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "SPACING", 0.0)
+    monkeypatch.setattr(admin, "REQUESTS", 3)
+
+    async def story(desk: Desk, port: int) -> None:
+        reader, writer = await desk.connect(port)
+        writer.write(4 * asked("/livez"))
+        told = [(await answer(reader)).fields.get("connection") for _ in range(3)]
+        assert told == [None, None, "close"] and await soon(reader.read()) == b""
+        await close(writer)
+        reader, writer = await desk.connect()
+        writer.write(4 * asked("/livez"))
+        assert [(await answer(reader)).fields.get("connection") for _ in range(4)] == [None] * 4
+        await close(writer)
+        monkeypatch.setattr(admin, "LIFETIME", 0.05)
+        reader, writer = await desk.connect(port)
+        writer.write(asked("/livez")[:-2])
+        assert await soon(reader.read()) == b"", "however patient it is"
+        await close(writer)
+        monkeypatch.setattr(admin, "LIFETIME", 5.0)
+        reader, writer = await desk.connect(port)
+        writer.write(asked("/livez"))
+        assert (await answer(reader)).fields["connection"] == "close", "no time is left for another"
+        await close(writer)
+
+    play_tcp(run, folder, story)
+
+
+@both_loops
+def test_much_work_by_tcp_is_done_one_by_one_and_seldom(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+                                                        ) -> None:
+    monkeypatch.setattr(admin, "REST", 2.0)
+    spans: list[tuple[float, float]] = []
+
+    async def explain(running: Running, query: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.to_thread(busy.wait, 0.05)
+        spans.append((began, loop.time()))
+        return {}
+
+    async def story(desk: Desk, port: int) -> None:
+        replies = await asyncio.gather(*(desk.get("/api/v1/explain", port) for _ in range(4)))
+        assert {reply.status for reply in replies} == {200} and len(spans) == 4
+        for (began, ended), (next_began, _) in pairwise(spans):
+            assert next_began - ended >= 1.99 * (ended - began)
+
+    busy = threading.Event()
+    play_tcp(run, folder, story, explain=explain)
+
+
+@both_loops
+@pytest.mark.parametrize("page", ["/api/v1/status", "/api/v1/dns", "/api/v1/events", "/api/v1/explain",
+                                  "/readyz?verbose"])
+def test_tcp_waits_for_its_turn_and_nobody_else(run: Run, folder: Path, page: str, monkeypatch: pytest.MonkeyPatch
+                                                ) -> None:
+    monkeypatch.setattr(admin, "WAITING", 0.05)
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def explain(running: Running, query: Any) -> Any:
+        if "slow" in query:
+            begun.set()
+            await done.wait()
+        return {}
+
+    async def story(desk: Desk, port: int) -> None:
+        reader, writer = await desk.connect(port)
+        writer.write(asked("/api/v1/explain?slow"))
+        await soon(begun.wait())
+        reply = await desk.get(page, port)
+        assert (reply.status, reply.fields["content-type"]) == (429, "application/problem+json")
+        assert int(reply.fields["retry-after"]) >= 1 and "ask again later" in reply.json["detail"]
+        assert (await desk.get(page)).status == 200
+        for light in ("/livez", "/readyz"):
+            assert (await desk.get(light, port)).status == 200
+        done.set()
+        assert (await answer(reader)).status == 200
+        await close(writer)
+
+    play_tcp(run, folder, story, explain=explain)
+
+
+@both_loops
+def test_who_leaves_does_not_end_the_turn(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "WAITING", 0.05)
+    monkeypatch.setattr(admin, "PATIENCE", 0.1)
+    monkeypatch.setattr(admin, "REST", 0.0)
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def explain(running: Running, query: Any) -> Any:
+        if "slow" in query:
+            begun.set()
+            await done.wait()
+        return {}
+
+    async def story(desk: Desk, port: int) -> None:
+        reader, writer = await desk.connect(port)
+        writer.write(asked("/api/v1/explain?slow"))
+        assert await soon(reader.read()) == b"" and begun.is_set(), "it was cut"
+        await close(writer)
+        assert (await desk.get("/api/v1/explain", port)).status == 429
+        done.set()
+        await until(lambda: not desk.server._turns[False]._lock.locked())
+        assert (await desk.get("/api/v1/explain", port)).status == 200
+
+    play_tcp(run, folder, story, explain=explain)
+
+
+@both_loops
+def test_requests_by_tcp_are_spaced(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "SPACING", 0.02)
+
+    async def story(desk: Desk, port: int) -> None:
+        began = asyncio.get_running_loop().time()
+        replies = await asyncio.gather(*(desk.get("/livez" if i % 2 else "/none", port) for i in range(6)))
+        assert {reply.status for reply in replies} == {200, 404}
+        assert asyncio.get_running_loop().time() - began >= 5 * 0.019
+
+    play_tcp(run, folder, story)
