@@ -589,7 +589,7 @@ def test_tcp_waits_for_its_turn_and_nobody_else(run: Run, folder: Path, page: st
 @both_loops
 def test_who_leaves_does_not_end_the_turn(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "WAITING", 0.05)
-    monkeypatch.setattr(admin, "PATIENCE", 0.1)
+    monkeypatch.setattr(admin, "PATIENCE", 0.5)
     monkeypatch.setattr(admin, "REST", 0.0)
     begun, done = asyncio.Event(), asyncio.Event()
 
