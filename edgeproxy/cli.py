@@ -198,7 +198,7 @@ def doubts(loaded: Loaded) -> list[Problem]:
     config = loaded.config
     if config.admin is not None:
         _look_at_place(config.admin.bind)
-    if not config.certificates and not any(s.protocol in ("https", "h2") for s in config.services.values()):
+    if not config.certificates and not any(s.encrypted for s in config.services.values()):
         for listener in config.listeners.values():  # what knows TLS is not even imported for those who have none
             if listener.routed:
                 build_router(config, listener.name)

@@ -35,7 +35,7 @@ from edgeproxy.session.hashing import exchange_key
 from edgeproxy.snapshot import Rules, compile_tls
 from edgeproxy.upstream.events import Events
 from edgeproxy.upstream.roster import is_named, written_down
-from edgeproxy.upstream.service import Service, host_for
+from edgeproxy.upstream.service import Service
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "tls": 443}
 KINDS = {"http": ("http",), "https": ("https", "tls"), "tls": ("tls", "https"), "tcp": ("tcp",)}
@@ -335,9 +335,8 @@ def _lead(answer: Answer, config: model.Config, route: Route, head: RequestHead)
         answer.problem = "every service of the route has weight 0"
         return
     service = config.services[name]
-    external = host_for(service)
-    if route.rewrite_host is None and external is not None:
-        answer.host = external.decode("latin-1")
+    if route.rewrite_host is None and service.host_sent is not None:
+        answer.host = service.host_sent
     answer.service = service
 
 

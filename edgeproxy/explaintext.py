@@ -217,7 +217,7 @@ def describe_balance(service: model.Service) -> str:
 
 
 def _speaks(service: model.Service) -> str:
-    if service.protocol not in ("https", "h2"):
+    if not service.encrypted:
         return "" if service.protocol == "http" else f"; {service.protocol}"
     name = service.external_name.name if service.external_name is not None else "its address"
     checked = f"checked as {service.tls.server_name or name}" if service.tls.verify else "not checked"

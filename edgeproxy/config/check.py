@@ -211,10 +211,10 @@ def _https(config: Config) -> Iterator[Found]:
             yield Found(Route, route.name, ("listeners",), "this route is never asked: its listener redirects all "
                                                            "requests to https")
     for name, service in config.services.items():
-        if service.protocol in ("https", "h2") and not service.tls.verify:
+        if service.encrypted and not service.tls.verify:
             yield Found(Service, name, ("tls", "verify"), "the endpoints' certificates are not checked: who answers in "
                                                           "their place may read and change everything")
-        elif service.protocol in ("https", "h2") and service.tls.server_name is None and service.tls.ca is None \
+        elif service.encrypted and service.tls.server_name is None and service.tls.ca is None \
                 and _by_address(service):
             yield Found(Service, name, ("protocol",), "its endpoints' certificates must be for their IP addresses, as "
                         "few of public authorities are: tls.server_name says which name they are for")
@@ -227,9 +227,6 @@ def _by_address(service: Service) -> bool:
 
 
 # discovery and health
-
-_CUSTOMARY = {"http": 80, "h2c": 80, "https": 443, "h2": 443}
-
 
 def _probes(config: Config) -> Iterator[Found]:
     for name, service in config.services.items():
@@ -245,7 +242,7 @@ def _external(config: Config) -> Iterator[Found]:
     relayed = {name for listener in config.listeners.values() for name in _relayed(listener)}
     for name, service in config.services.items():
         port = None if service.external_name is None or name in relayed else service.external_name.port
-        if port in (80, 443) and port != _CUSTOMARY[service.protocol]:
+        if port in (80, 443) and port != service.usual_port:
             meant = "https" if port == 443 else "http"
             yield Found(Service, name, ("external_name",), f"{service.protocol} is spoken to port {port}; is protocol: "
                         f"{meant} meant?")

@@ -29,7 +29,7 @@ def _check_tls(entry: Entry) -> None:
     if not entry.bad.isdisjoint(("protocol", "tls")):
         return
     node = find(entry.node, "tls")
-    if service.protocol not in ("https", "h2"):
+    if not service.encrypted:
         if "tls" in keys_of(entry.node):
             entry.document.refuse(key_of(entry.node, "tls"), "tls is for services with protocol: https or h2; this one "
                                                              f"speaks {service.protocol}, which is not encrypted")

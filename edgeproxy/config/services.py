@@ -310,3 +310,26 @@ class Service:
     """Of the connections to its endpoints."""
     pool: PoolLimits = PoolLimits()
     """Connections kept for later requests. (http)"""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether its endpoints are spoken to with TLS."""
+        return self.protocol in ("https", "h2")
+
+    @property
+    def usual_port(self) -> int:
+        """The port that goes without saying (RFC 9110 §4.2)."""
+        return 443 if self.encrypted else 80
+
+    @property
+    def external_host(self) -> str:
+        """The external name as a Host field has it: its port only if that is not the usual one. Empty without one."""
+        external = self.external_name
+        if external is None:
+            return ""
+        return external.host if external.port in (None, self.usual_port) else f"{external.host}:{external.port}"
+
+    @property
+    def host_sent(self) -> str | None:
+        """In place of the client's Host; None: the client's goes on."""
+        return None if self.external_name is None or self.host == "pass" else self.external_host

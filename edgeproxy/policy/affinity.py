@@ -118,10 +118,6 @@ class CookieSigner:
         self._token_key = digest(secret, _LABEL + b"token\0" + service.encode(), "sha256")
         self._signing_key = digest(secret, _LABEL + b"signature\0" + service.encode(), "sha256")
 
-    @property
-    def name(self) -> bytes:
-        return self._name
-
     def token(self, address: str) -> bytes:
         """What stands for an endpoint: always the same, and without the secret neither read nor guessed."""
         return digest(self._token_key, address.encode(), "sha256")[:_TOKEN]

@@ -163,7 +163,7 @@ class PassiveHealth:
         derive(state, now, f"{many} within {self._within:g} s{why and ', the last: ' + why}")
         return True
 
-    def succeeded(self, state: EndpointState, now: float) -> None:
+    def succeeded(self, state: EndpointState) -> None:
         """Take in a success: the next ejection is the first of a row again. One that began before an ejection is no
         sign of recovery."""
         if state.ready:

@@ -17,7 +17,6 @@ Times are seconds of a clock that never jumps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from math import inf
 from random import Random
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -208,11 +207,11 @@ def sources_of(config: model.Service, resolver: model.Resolver) -> list[Source]:
     types = TYPES[config.family]
     found = [Source(Key(e.host, hosts=True), e.port, types, pace(None, None), e.weight, e.backup)
              for e in config.endpoints if e.named]
-    found += [Source(Key(d.name, d.type == SRV), d.port or _usual_port(config), TYPES[d.family or config.family],
+    found += [Source(Key(d.name, d.type == SRV), d.port or config.usual_port, TYPES[d.family or config.family],
                      pace(d.refresh, d.on_empty)) for d in config.dns]
     external = config.external_name
-    if external is not None and not _is_address(external.name):
-        found.append(Source(Key(external.name, hosts=True), external.port or _usual_port(config), types,
+    if external is not None and not external.is_address:
+        found.append(Source(Key(external.name, hosts=True), external.port or config.usual_port, types,
                             pace(None, None)))
     return found
 
@@ -220,18 +219,6 @@ def sources_of(config: model.Service, resolver: model.Resolver) -> list[Source]:
 def static_of(config: model.Service) -> list[Target]:
     """An external name that is an address."""
     external = config.external_name
-    if external is None or not _is_address(external.name):
+    if external is None or not external.is_address:
         return []
-    return [target(external.name, external.port or _usual_port(config))]
-
-
-def _usual_port(config: model.Service) -> int:
-    return 443 if config.protocol in ("https", "h2") else 80
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return [target(external.name, external.port or config.usual_port)]

@@ -125,11 +125,10 @@ class Registry:
                 service.followed = None
                 self.probings.pop(name).close()
         elif probing is not None:
-            probing.apply()
+            probing.follow()
         else:
             probing = self.probings[name] = Probing(self._loop, self._poller, service, self._rng, self._spacing)
             service.followed = probing.follow
-            probing.follow()
 
     def _end_tending(self, name: str) -> None:
         for tending in (self.discoveries.pop(name, None), self.probings.pop(name, None)):

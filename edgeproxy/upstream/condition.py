@@ -108,7 +108,7 @@ class Condition(Roster):
 
     def succeeded(self, member: Member) -> None:
         if member.ejections:
-            self._passive.succeeded(member, monotonic())
+            self._passive.succeeded(member)
 
     def failed(self, member: Member, kind: Kind, status: int = 0) -> None:
         """Evidence against an endpoint; enough of it takes it out for a while, but never the last one that is ready.

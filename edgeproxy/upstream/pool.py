@@ -49,7 +49,7 @@ class Pool:
 
 
 class Member(EndpointState):
-    """An endpoint of one service: its state and its pool, for as long as the service names it, across reloads."""
+    """An endpoint of one service: its state and its pool, across reloads, and for a while after it has left."""
 
     __slots__ = ("pool",)
 

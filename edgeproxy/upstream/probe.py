@@ -49,7 +49,7 @@ TOLD: Final = 80
 UNREACHED: Final = "could not connect to the endpoint"
 """What `Reach` says when it knows no more than that."""
 
-# Plain numbers, not an enum: the compiled code compares them in an instruction.
+# Stages of a probe.
 _CONNECTING: Final = 0
 _ASKING: Final = 1
 _READING: Final = 2

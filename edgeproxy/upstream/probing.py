@@ -121,10 +121,6 @@ class Probing:
 
     # ---- the service changes
 
-    def apply(self) -> None:
-        """Follow the service's configuration. What is asked otherwise now is asked at once."""
-        self.follow()
-
     def follow(self) -> None:
         """Follow the service's members, and its configuration if that has changed."""
         service = self._service

@@ -91,7 +91,8 @@ class Service(Condition):
         self.sets_cookie = isinstance(self.binding, CookieBinding)
         self.least_latency = config.balance.kind == "least-latency"
         self.limit: float = config.limits.per_endpoint or inf
-        self.host = host_for(config)
+        sent = config.host_sent
+        self.host = sent.encode() if sent is not None else None
         """In place of the client's Host."""
         self.judge_by(config)
         self.gather()
@@ -276,12 +277,3 @@ class Service(Condition):
         member.active -= 1
         if self.waiting:
             self.wake()
-
-
-def host_for(config: model.Service) -> bytes | None:
-    """What is sent as Host in place of the client's: the external name, if there is one."""
-    external = config.external_name
-    if external is None or config.host == "pass":
-        return None
-    usual = 443 if config.protocol in ("https", "h2") else 80
-    return (external.host if external.port in (None, usual) else f"{external.host}:{external.port}").encode()

@@ -120,11 +120,10 @@ class Wording:
         §7.2)."""
         if self._host:
             return self._host
-        external = self.config.external_name
-        usual = 443 if self.access.tls is not None else 80
+        if self.config.external_host:
+            return self.config.external_host
+        usual = self.config.usual_port
         name, port = endpoint.name or endpoint.host or "localhost", endpoint.port or usual
-        if external is not None:
-            name, port = external.name, external.port or usual
         name = f"[{name}]" if ":" in name else name.removesuffix(".")
         return name if port == usual else f"{name}:{port}"
 

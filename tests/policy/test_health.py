@@ -45,7 +45,7 @@ def test_failures_too_far_apart_do_not(health: PassiveHealth, state: EndpointSta
 def test_a_success_between_them_changes_nothing(health: PassiveHealth, state: EndpointState) -> None:
     health.failed(state, 1.0, 1)
     health.failed(state, 2.0, 1)
-    health.succeeded(state, 3.0)
+    health.succeeded(state)
     assert health.failed(state, 4.0, 1)
 
 
@@ -85,7 +85,7 @@ def test_ejections_in_a_row_last_longer_up_to_five_minutes(health: PassiveHealth
 def test_a_success_ends_the_row(health: PassiveHealth, state: EndpointState) -> None:
     eject(health, state, 0.0)
     health.restore(state, 20.0)
-    health.succeeded(state, 21.0)
+    health.succeeded(state)
     eject(health, state, 30.0)
     assert state.ejected_until == 50.0
 
@@ -93,7 +93,7 @@ def test_a_success_ends_the_row(health: PassiveHealth, state: EndpointState) -> 
 def test_what_was_under_way_at_an_ejection_changes_nothing(health: PassiveHealth, state: EndpointState) -> None:
     eject(health, state, 0.0)
     assert not any(health.failed(state, 1.0, 3) for _ in range(5))
-    health.succeeded(state, 2.0)
+    health.succeeded(state)
     assert not taken(state) and (state.ejected_until, state.ejections) == (20.0, 1)
 
 
@@ -107,7 +107,7 @@ def test_one_is_always_left(events: list[tuple[int, bool, float]]) -> None:
         for state in states:
             health.restore(state, now)
         if good:
-            health.succeeded(states[i], now)
+            health.succeeded(states[i])
         else:
             health.failed(states[i], now, sum(s.ready for s in states if s is not states[i]))
         assert any(s.ready for s in states)

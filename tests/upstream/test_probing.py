@@ -139,7 +139,7 @@ class Stage:
 
     def reload(self, **parts: Any) -> None:
         self.service.apply(replace(self.service.config, **parts))
-        self.probing.apply()
+        self.probing.follow()
 
 
 def gaps(times: list[float]) -> list[float]:
