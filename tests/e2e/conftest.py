@@ -7,13 +7,16 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from dnspeers import ScriptedDns
 from e2e.backends import Actor, BlackHole, Nginx, Stage, StartActor, StartStage
 from e2e.certs import Authority
+from e2e.pods import Pods
 from e2e.program import Edge, StartEdge
 from e2e.tlspeers import DialTls, client_context, connect_tls, tls_servers
 from e2e.wire import Dial, Wire, connect
@@ -141,3 +144,23 @@ def _stop_all(stops: list[Callable[[], None]]) -> None:
             faults.append(fault)
     if faults:
         raise faults[0]
+
+
+# ---- names and what they stand for
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def scripted(stack: ExitStack) -> ScriptedDns:
+    return stack.enter_context(ScriptedDns())
+
+
+@pytest.fixture
+def pods(stack: ExitStack) -> Pods:
+    opened = Pods()
+    stack.callback(opened.close)
+    return opened

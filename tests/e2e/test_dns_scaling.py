@@ -6,7 +6,6 @@ and from then on nobody may miss it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,19 +23,6 @@ SEEN = TTL + 1.0
 """Seconds after a change of the zone in which it must be in use."""
 SLACK = 0.4
 """Seconds for a busy machine."""
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-def pods(stack: ExitStack) -> Pods:
-    opened = Pods()
-    stack.callback(opened.close)
-    return opened
 
 
 def _knot(stack: ExitStack, folder: Path, *addresses: str) -> Knot:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -21,24 +20,6 @@ from e2e.waiting import eventually
 from e2e.wire import ask, connect
 
 NAME = "web.pods.test"
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-def scripted(stack: ExitStack) -> ScriptedDns:
-    return stack.enter_context(ScriptedDns())
-
-
-@pytest.fixture
-def pods(stack: ExitStack) -> Pods:
-    opened = Pods()
-    stack.callback(opened.close)
-    return opened
 
 
 def _later(scripted: ScriptedDns, *found: str) -> None:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,17 +23,6 @@ from e2e.wire import Response, ask
 
 NAME = "ext.pods.test"
 SLACK = 0.4
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-def scripted(stack: ExitStack) -> ScriptedDns:
-    return stack.enter_context(ScriptedDns())
 
 
 @pytest.fixture
